@@ -1,0 +1,182 @@
+"""pytest options, and the hooks that turn what tests record into the writeup at the top of the HTML report."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent
+EXPECTATIONS = ROOT / "expectations"
+ENTRIES: pytest.StashKey[list[dict[str, Any]]] = pytest.StashKey()
+STARTED: pytest.StashKey[float] = pytest.StashKey()
+
+# Workers share the cores: set before torch is imported, or each would start a thread per core.
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("vp", "executable report")
+    group.addoption("--scale", choices=("mini", "full"), default="full", help="mini: the embedded world on a CPU; full: CIFAR, GPU")
+    group.addoption("--seeds", type=int, default=1, metavar="S", help="train every run with seeds 0 to S - 1 (default 1)")
+    group.addoption("--fresh", action="store_true", help="train again what the store already has")
+    group.addoption("--accept", action="store_true", help="write this run's numbers as expectations; the run still fails")
+    group.addoption("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where to compute")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "gpu: trains or measures at full scale; needs a CUDA device, weights and data")
+    config.addinivalue_line("markers", "reproduces(*runs): these runs of vp.experiments are trained and judged by this test")
+    seeds = config.getoption("--seeds")
+    if seeds < 1:
+        raise pytest.UsageError(f"--seeds {seeds}: give at least 1")
+    if config.getoption("--accept") and seeds < 3:
+        raise pytest.UsageError(f"--accept with {seeds} seed(s): the spread of a number needs --seeds 3 or more")
+    config.stash[ENTRIES] = []
+    # --fresh means "newer than the start of the whole session", so that workers still share what one of them trains.
+    config.stash[STARTED] = getattr(config, "workerinput", {}).get("vp_started", time.time())
+
+
+def pytest_configure_node(node: Any) -> None:
+    """Hand the controller's start time to each xdist worker."""
+    node.workerinput["vp_started"] = node.config.stash[STARTED]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Full-scale reproduction needs a GPU; whatever trains goes first, so that no worker idles at the end."""
+    for item in items:
+        if item.get_closest_marker("reproduces") and config.getoption("--scale") == "full":
+            item.add_marker(pytest.mark.gpu)
+    items.sort(key=lambda item: item.get_closest_marker("reproduces") is None)
+
+
+# -- what reproduction tests use -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def scale(request: pytest.FixtureRequest) -> str:
+    return request.config.getoption("--scale")
+
+
+@pytest.fixture
+def record(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """record(kind, **plain values): an entry of the writeup."""
+
+    def add(kind: str, **values: Any) -> None:
+        request.node.stash.setdefault(ENTRIES, []).append({"kind": kind, **values})
+
+    return add
+
+
+@pytest.fixture
+def results(request: pytest.FixtureRequest, scale: str) -> Callable[[str], list[Any]]:
+    """results(run name): one Result a seed, from the store or trained now. What this machine lacks is NOT RUN."""
+    from vp.experiments import find_run
+    from vp.runtime import NotAvailable
+    from vp.store import obtain
+
+    options = request.config.option
+    newer_than = request.config.stash[STARTED] if options.fresh else None
+
+    def get(name: str) -> list[Any]:
+        run = find_run(name, scale)
+        seeds = range(options.seeds if run.recipe else 1)
+        try:
+            return [obtain(run, seed, device=options.device, newer_than=newer_than) for seed in seeds]
+        except NotAvailable as missing:
+            pytest.skip(f"NOT RUN: {missing}")
+
+    return get
+
+
+@pytest.fixture(autouse=True)
+def _no_gpu_is_not_run(request: pytest.FixtureRequest) -> None:
+    """A full-scale test on a machine without CUDA is NOT RUN, with the reason and the cure."""
+    if request.node.get_closest_marker("gpu") and request.config.getoption("--device") in ("auto", "cuda"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("NOT RUN: full scale needs a CUDA device and this machine has none; `--scale mini` runs here")
+
+
+# -- from tests to the writeup ---------------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    report = (yield).get_result()
+    entries = item.stash.get(ENTRIES, []) if call.when == "call" else []
+    marker = item.get_closest_marker("reproduces")
+    if marker and report.outcome != "passed" and not any(entry["kind"] == "cell" for entry in entries):
+        reason = report.longrepr[2] if report.skipped else f"the test broke off: {call.excinfo.exconly() if call.excinfo else ''}"
+        reason = reason.removeprefix("Skipped: ").removeprefix("NOT RUN: ")
+        entries = [*entries, {"kind": "not run", "runs": [*marker.args], "reason": reason}]
+    report.vp_entries = entries
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if _CONTROLLER is not None:
+        _CONTROLLER.stash[ENTRIES].extend(getattr(report, "vp_entries", []))
+
+
+_CONTROLLER: pytest.Config | None = None
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    global _CONTROLLER
+    if not hasattr(session.config, "workerinput"):
+        _CONTROLLER = session.config
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """With --accept, write the measured numbers as expectations (the controller alone, once)."""
+    if session.config is _CONTROLLER and session.config.getoption("--accept"):
+        from vp.expectations import accept
+        from vp.experiments import runs
+        from vp.runtime import provenance
+
+        scale = session.config.getoption("--scale")
+        where = provenance()
+        source = f"measured: torch {where['torch']}, {where['device']}, commit {where['commit'] or 'unknown'}"
+        cells = {e["run"]: e for e in session.config.stash[ENTRIES] if e["kind"] == "cell"}
+        for table in dict.fromkeys(run.table for run in runs(scale).values()):
+            here = {name: run for name, run in runs(scale).items() if run.table == table and name in cells}
+            if here:
+                measured = {name: cells[name]["seeds"] for name in here}
+                trained = {name: run.recipe is not None for name, run in here.items()}
+                accept(EXPECTATIONS / scale / f"{table}.toml", measured, trained, source)
+
+
+def pytest_html_report_title(report: Any) -> None:
+    report.title = "vp: an executable report on visual prompting"
+
+
+def pytest_html_results_summary(prefix: list[str], session: pytest.Session) -> None:
+    from vp.expectations import load_expectations
+    from vp.experiments import runs
+    from vp.runtime import VpError, provenance
+    from vp.writeup import render
+
+    scale, seeds = session.config.getoption("--scale"), session.config.getoption("--seeds")
+    words = {
+        "mini": "Scale: mini. Every model here was really trained and tested, on an embedded world of drawn images (mini10 and "
+        "mini100 in place of CIFAR-10 and CIFAR-100) with a miniature CLIP. Its numbers are held to this scale's own expectations; "
+        "the report's numbers stand beside them, and what should carry over is how the methods compare.",
+        "full": "Scale: full. CIFAR-10 and CIFAR-100 with OpenAI's CLIP ViT-B/32; numbers are held to the report's, within "
+        "tolerances taken from independent replications.",
+    }
+    about = {
+        "scale": f"{words[scale]} Seeds: {seeds}.",
+        "provenance": "Computed with " + ", ".join(f"{key} {value}" for key, value in provenance().items() if value) + ".",
+    }
+    try:
+        prefix.append(render(session.config.stash[ENTRIES], runs(scale), load_expectations(EXPECTATIONS, "full"), about))
+    except VpError as error:
+        warnings.warn(f"no writeup: {error}", stacklevel=1)

@@ -1,0 +1,21 @@
+"""vp: an executable report on visual prompting, transfer learning and graph networks.
+
+Rooms, in the order data flows; a module imports only from rooms above its own:
+
+    runtime        home folder, device, seeds, provenance, errors a user can mend
+    artifacts      files that verify themselves: safetensors with a checksum, written atomically
+    data           images in memory: the embedded world, CIFAR, folders; splits; resize and normalise
+    models         frozen CLIP and its zero-shot head, at full size and in miniature
+    prompts        visual prompts, and PromptedCLIP = prompt + frozen CLIP + text features
+    evaluation     per-image correctness, intervals, paired tests
+    training       the one training loop and its schedule
+    experiments    every number of the report as one frozen Run
+    store          results on disk, addressed by content, locked
+    expectations   the numbers a Run is held to, and the verdict
+    writeup        tables and figures of the HTML report
+    __main__       python -m vp list | run NAME | ask | pretrain
+
+Letters in shapes: B batch, C channels, H height, W width, L tokens, D feature width, K classes, N images or nodes.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,153 @@
+"""python -m vp list | run NAME | ask | pretrain: the command line. Errors a user can mend are one line, exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from vp.runtime import VpError, home, pick_device
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m vp", description="An executable report: list and perform its runs.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    listing = commands.add_parser("list", help="the runs behind the report's tables")
+    listing.add_argument("--json", action="store_true")
+
+    running = commands.add_parser("run", help="perform one run, or read it from the store")
+    running.add_argument("name", help="as `list` prints it")
+    running.add_argument("--seed", type=int, default=0)
+    running.add_argument("--fresh", action="store_true", help="train again even if the store has it")
+    running.add_argument("--json", action="store_true")
+    for command in (listing, running):
+        command.add_argument("--scale", default="mini", help="mini (default) or full")
+
+    asking = commands.add_parser("ask", help="free-form prompting of your own pictures")
+    asking.add_argument("--images", type=Path, required=True, metavar="FOLDER", help="pictures of any size, anywhere below it")
+    asking.add_argument("--template", required=True, help='e.g. "This image is mostly coloured {}"')
+    asking.add_argument("--labels", nargs="+", required=True, help="what may stand for {}")
+    asking.add_argument("--out", type=Path, help="also draw the first pictures with probability bars (.png, .svg or .pdf)")
+    asking.add_argument("--most", type=int, default=8, help="how many pictures to draw (default 8)")
+    asking.add_argument("--backbone", default="mini-clip", help="mini-clip, or MODEL/PRETRAINED of open_clip")
+    asking.add_argument("--json", action="store_true")
+
+    pretraining = commands.add_parser("pretrain", help="train the miniature CLIP from the embedded world, resumable")
+    pretraining.add_argument("--steps", type=int, help="fewer for a try (default: what the shipped weights were trained with)")
+    pretraining.add_argument("--out", type=Path, help="where to write the weights (default: into the package)")
+    for command in (running, asking, pretraining):
+        command.add_argument("--device", default="auto", help="auto (default), cpu, cuda or mps")
+    return parser
+
+
+def _list(arguments: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from vp.experiments import runs
+
+    known = runs(arguments.scale)
+    if arguments.json:
+        print(json.dumps([asdict(run) for run in known.values()], indent=2))
+        return
+    for run in known.values():
+        prompt = f"{run.prompt.kind}, {run.prompt.size} px" if run.prompt else "zero-shot"
+        print(f"{run.name:<22} {run.table:<9} {run.dataset:<9} {run.split:<6} {prompt:<20} {run.backbone}")
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    import time
+
+    from vp.experiments import find_run
+    from vp.store import obtain
+
+    run = find_run(arguments.name, arguments.scale)
+    result = obtain(run, arguments.seed, device=arguments.device, newer_than=time.time() if arguments.fresh else None)
+    if arguments.json:
+        print(json.dumps(result.summary(), indent=2))
+        return
+    low, high = result.interval()
+    print(f"{run.name} ({run.scale}, seed {result.seed}): {result.correct} of {result.total} correct, top-1 {result.top1:.2f}%")
+    print(f"95% interval {low:.2f} to {high:.2f}%; {result.trained_parameters} trained parameters; {result.seconds:.1f} s")
+
+
+def _ask(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from vp.data import list_pictures, read_picture, square
+    from vp.models import fill_template, label_probabilities, load_clip
+
+    texts = fill_template(arguments.template, arguments.labels)
+    paths = list_pictures(arguments.images)
+    clip = load_clip(arguments.backbone, pick_device(arguments.device))
+    if unknown := clip.unknown_words(texts):
+        print(f"note: {clip.name} has never seen the word(s) {', '.join(unknown)}; its answer ignores them", file=sys.stderr)
+    size = clip.preprocess.size
+    pixels = torch.stack([square(read_picture(path), size) for path in paths])
+    probabilities = label_probabilities(clip, pixels, arguments.template, arguments.labels)
+    if arguments.out:
+        _draw(arguments, paths, probabilities)
+    rows = probabilities.tolist()
+    if arguments.json:
+        answers = [
+            {"image": str(p), "probabilities": dict(zip(arguments.labels, row, strict=True))}
+            for p, row in zip(paths, rows, strict=True)
+        ]
+        print(json.dumps(answers, indent=2))
+        return
+    for path, row in zip(paths, rows, strict=True):
+        print(f"{path}\t" + "\t".join(f"{label} {value:.1%}" for label, value in zip(arguments.labels, row, strict=True)))
+
+
+def _draw(arguments: argparse.Namespace, paths: Sequence[Path], probabilities: object) -> None:
+    """The picture is drawn to a temporary name first: it is there whole or not at all."""
+    import torch
+
+    from vp.data import read_picture, square
+    from vp.writeup import prediction_bars
+
+    assert isinstance(probabilities, torch.Tensor)
+    shown = [square(read_picture(path), 224) for path in paths[: arguments.most]]
+    figure = prediction_bars(shown, probabilities[: len(shown)], arguments.labels, [path.name for path in paths[: len(shown)]])
+    out: Path = arguments.out
+    temporary = out.with_name(f".{out.name}.part{out.suffix}")
+    try:
+        figure.savefig(temporary, dpi=150)
+        temporary.replace(out)
+    except (OSError, ValueError) as error:
+        temporary.unlink(missing_ok=True)
+        raise VpError(
+            f"cannot write {out} ({error}): give a file ending in .png, .svg or .pdf in a folder you can write"
+        ) from error
+
+
+def _pretrain(arguments: argparse.Namespace) -> None:
+    from vp.models.mini_clip import STEPS, WEIGHTS, pretrain
+
+    steps = STEPS if arguments.steps is None else arguments.steps
+    if steps < 1:
+        raise VpError(f"--steps {steps}: give at least 1")
+    out = arguments.out or WEIGHTS
+    checkpoint = home() / "pretrain" / "mini-clip.safetensors"
+    note = pretrain(out, checkpoint, steps=steps, device=pick_device(arguments.device))
+    print(f"wrote {out} after {steps} steps, {note['seconds'] / 60:.1f} minutes")
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run a command; 0 when done, 2 for an error the user can mend, 130 when interrupted."""
+    arguments = _parser().parse_args(words)
+    try:
+        {"list": _list, "run": _run, "ask": _ask, "pretrain": _pretrain}[arguments.command](arguments)
+    except VpError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: finished runs are in the store, start again to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""Files that verify themselves: safetensors with a JSON note and a checksum of both, written atomically, never unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vp.runtime import VpError
+
+
+class CorruptArtifact(VpError):
+    """A file that is truncated, altered or not ours: its content is never used."""
+
+
+def content_hash(tensors: Mapping[str, Tensor], note: str = "") -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of the tensors in the order of their names, then over `note`."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    digest.update(note.encode())
+    return digest.hexdigest()
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, Any]) -> None:
+    """Write tensors and a JSON note to `path`: complete or not at all, whenever the process is killed.
+
+    Raises VpError when the folder is read-only or the disk is full; a file that stood there before is then untouched.
+    """
+    text = json.dumps(note, sort_keys=True)
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        os.close(handle)
+        save_file(plain, temporary, metadata={"note": text, "sha256": content_hash(plain, text)})
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or str(error)
+        raise VpError(f"cannot write {path}: {reason}; free space there or set VP_HOME to a folder you can write") from error
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and note of a file that `save` wrote. Raises FileNotFoundError, or CorruptArtifact when the checksum fails."""
+    if not path.exists():
+        raise FileNotFoundError(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CorruptArtifact(f"{path} cannot be read ({error}): delete it and it will be made again") from error
+    text = metadata.get("note", "")
+    if metadata.get("sha256") != content_hash(tensors, text):
+        raise CorruptArtifact(f"{path} does not match its checksum: delete it and it will be made again")
+    return {name: tensor.to(device) for name, tensor in tensors.items()}, json.loads(text)

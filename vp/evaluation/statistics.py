@@ -1,0 +1,60 @@
+"""What a count of correct images says: intervals and paired tests (scipy underneath)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from scipy import stats
+from torch import Tensor
+
+
+def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a proportion k / N, within [0, 1] (Wilson 1927).
+
+    Raises ValueError unless 0 <= correct <= total and total > 0.
+    """
+    if not 0 <= correct <= total or total == 0:
+        raise ValueError(f"{correct} correct of {total}: expected 0 <= correct <= total and a total above 0")
+    interval = stats.binomtest(correct, total).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """Two classifiers on the same images: how many the first, and the second, gets right more often."""
+
+    first_better: int
+    second_better: int
+    mean_difference: float  # accuracy of the first minus that of the second, as a proportion
+    p_value: float
+
+
+def paired_test(first: Tensor, second: Tensor) -> PairedTest:
+    """Exact two-sided sign test over images of two classifiers' correctness, booleans (S, N) for S seeds of N images.
+
+    An image counts for the classifier that gets it right in more of the seeds. Under the null hypothesis the images that
+    count for either are Binomial(n, 1/2). The images, not the seeds, are the sample. With one seed, or shape (N,), this is
+    McNemar's exact test (McNemar 1947). Raises ValueError when the two do not speak of the same images.
+    """
+    if first.shape != second.shape or first.ndim not in (1, 2) or first.numel() == 0:
+        raise ValueError(f"paired correctness has shapes {tuple(first.shape)} and {tuple(second.shape)}: expected equal (S, N)")
+    difference = torch.atleast_2d(first).sum(0) - torch.atleast_2d(second).sum(0)
+    first_better, second_better = int((difference > 0).sum()), int((difference < 0).sum())
+    decided = first_better + second_better
+    p_value = float(stats.binomtest(first_better, decided).pvalue) if decided else 1.0
+    return PairedTest(first_better, second_better, float(difference.sum()) / first.numel(), p_value)
+
+
+def prediction_half_width(values: Sequence[float], confidence: float = 0.99, floor: float = 0.2) -> float:
+    """Half width of the interval in which one more seed falls: t(n - 1) s sqrt(1 + 1/n), s at least `floor`.
+
+    `floor` (in the unit of `values`) stands for what machines differ by through rounding alone.
+    """
+    if len(values) < 2:
+        raise ValueError(f"{len(values)} value(s) say nothing about spread: give at least two seeds")
+    spread = max(float(stats.tstd(values)), floor)
+    quantile = float(stats.t.ppf(0.5 + confidence / 2, len(values) - 1))
+    return quantile * spread * math.sqrt(1 + 1 / len(values))

@@ -1,0 +1,101 @@
+"""The numbers a Run is held to, read from expectations/SCALE/TABLE.toml, and the verdict on what was measured."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import tomli_w
+
+from vp.evaluation import PairedTest, prediction_half_width
+from vp.runtime import VpError
+
+SIGNIFICANCE = 0.05
+
+
+class Verdict(StrEnum):
+    """How a claim ends. A skipped or deselected test never counts as verified: it is NOT RUN, with the reason."""
+
+    REPRODUCED = "reproduced"
+    WITHIN_NOISE = "within noise"
+    CONTRADICTED = "contradicted"
+    CORRECTED = "corrected"
+    NOT_RUN = "NOT RUN"
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """Top-1 in percent that a Run should give, the tolerance in percentage points, where both come from and why."""
+
+    value: float
+    tolerance: float
+    source: str
+    reason: str
+
+
+def load_expectations(root: Path, scale: str) -> dict[str, Expectation]:
+    """All expectations of a scale by run name. Raises VpError that names file, run and field when one is malformed."""
+    found: dict[str, Expectation] = {}
+    for path in sorted((root / scale).glob("*.toml")):
+        try:
+            entries = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise VpError(f"{path} is not valid TOML: {error}") from error
+        for name, entry in entries.items():
+            if name in found:
+                raise VpError(f"{path}: run {name!r} has a second expectation: keep one")
+            found[name] = _parse(path, name, entry)
+    return found
+
+
+def _parse(path: Path, name: str, entry: Any) -> Expectation:
+    if not isinstance(entry, dict):
+        raise VpError(f"{path}: {name!r} is {entry!r}, expected a table [{name}] with value, tolerance, source and reason")
+    for field, words in {"value": "a number", "tolerance": "a number", "source": "text", "reason": "text"}.items():
+        if type(given := entry.get(field)) not in ((int, float) if words == "a number" else (str,)):
+            raise VpError(f"{path}: [{name}] {field} is {'missing' if given is None else repr(given)}, expected {words}")
+    if not 0 <= entry["value"] <= 100 or entry["tolerance"] < 0:
+        raise VpError(f"{path}: [{name}] value {entry['value']} +- {entry['tolerance']} is no percentage with a tolerance")
+    return Expectation(float(entry["value"]), float(entry["tolerance"]), entry["source"], entry["reason"])
+
+
+def accept(path: Path, measured: Mapping[str, Sequence[float]], trained: Mapping[str, bool], source: str) -> None:
+    """Rewrite the expectations of the runs in `measured` (top-1 in percent, one value a seed); others in the file stay."""
+    entries = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for name, values in measured.items():
+        if trained[name]:
+            tolerance = prediction_half_width(values)
+            reason = f"99% prediction interval of one more seed, from {len(values)} seeds (spread at least 0.2 points)"
+        else:
+            tolerance, reason = 0.5, "nothing is trained: only rounding differs from machine to machine"
+        entries[name] = {
+            "value": round(fmean(values), 2),
+            "tolerance": round(tolerance, 2),
+            "seeds": [round(value, 2) for value in values],
+            "source": source,
+            "reason": reason,
+        }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(tomli_w.dumps(entries), encoding="utf-8")
+
+
+def cell_verdict(value: float, interval: tuple[float, float], expectation: Expectation) -> Verdict:
+    """Reproduced within the tolerance; within noise if the 95% interval of the images covers the expected value."""
+    if abs(value - expectation.value) <= expectation.tolerance:
+        return Verdict.REPRODUCED
+    return Verdict.WITHIN_NOISE if interval[0] <= expectation.value <= interval[1] else Verdict.CONTRADICTED
+
+
+def ordering_verdict(test: PairedTest, or_equal: bool = False) -> Verdict:
+    """Is the first better than (or at least as good as) the second, by the paired test at the 5% level?"""
+    significant = test.p_value < SIGNIFICANCE
+    if significant and test.mean_difference < 0:
+        return Verdict.CONTRADICTED
+    if or_equal or (significant and test.mean_difference > 0):
+        return Verdict.REPRODUCED
+    return Verdict.WITHIN_NOISE

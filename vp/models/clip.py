@@ -1,0 +1,128 @@
+"""A frozen CLIP with its zero-shot head: text features of class names, and logits = exp(logit_scale) x cosine.
+
+Any model of open_clip serves, by name; `mini-clip` is the miniature one that ships with the package, an instance of the same
+open_clip `CLIP` class. Source: report 2.1; Radford et al. 2021.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import open_clip
+import torch
+from open_clip import CLIP, SimpleTokenizer
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from vp.artifacts import content_hash
+from vp.data.preprocess import Preprocess
+from vp.runtime import NotAvailable, VpError
+
+DEFAULT_TEMPLATE = "This is a photo of a {}"
+
+
+class FrozenCLIP(nn.Module):
+    """An open_clip CLIP whose parameters never train, with its tokenizer and preprocessing.
+
+    D is the width of the joint feature space (512 for ViT-B/32, 64 for mini-clip). `known_tokens` lists the tokens that its
+    pre-training has seen, for models with a small vocabulary; None means all.
+    """
+
+    def __init__(
+        self, name: str, model: CLIP, tokenizer: SimpleTokenizer, preprocess: Preprocess, known_tokens: Sequence[int] | None = None
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.model: Any = model.eval().requires_grad_(False)  # open_clip carries no types
+        self.tokenizer = tokenizer
+        self.preprocess = preprocess
+        self.known_tokens = None if known_tokens is None else frozenset(known_tokens)
+
+    def train(self, mode: bool = True) -> FrozenCLIP:
+        """Stays in evaluation mode: a frozen model has no training mode."""
+        return super().train(False)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all weights and of the preprocessing."""
+        return content_hash(self.model.state_dict(), note=f"{self.name} {self.preprocess}")
+
+    @property
+    def scale(self) -> Tensor:
+        """exp(logit_scale), the inverse temperature: 100 in OpenAI's models."""
+        scale: Tensor = self.model.logit_scale.exp()
+        return scale
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Preprocessed images (B, 3, S, S) to unit features (B, D)."""
+        return normalize(self.model.encode_image(images), dim=-1)
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """K texts to unit features (K, D). Raises VpError for a text longer than the model reads."""
+        for text in texts:
+            used, room = len(self.tokenizer.encode(text)), self.tokenizer.context_length - 2
+            if used > room:
+                raise VpError(f"{text!r} has {used} tokens, but {self.name} reads {room}: shorten the template or the label")
+        tokens = self.tokenizer(list(texts)).to(next(self.model.parameters()).device)
+        with torch.no_grad():
+            return normalize(self.model.encode_text(tokens), dim=-1)
+
+    def unknown_words(self, texts: Sequence[str]) -> list[str]:
+        """Words of `texts` that the pre-training of a small-vocabulary model has never shown it, in order, once each."""
+        if self.known_tokens is None:
+            return []
+        words = dict.fromkeys(word for text in texts for word in text.split())
+        return [word for word in words if not self.known_tokens.issuperset(self.tokenizer.encode(word))]
+
+    def class_features(self, class_names: Sequence[str], template: str = DEFAULT_TEMPLATE) -> Tensor:
+        """Unit text features (K, D) of K class names in a template; `_` in a name is read as a space (report 2.1, settings)."""
+        return self.encode_text(fill_template(template, class_names))
+
+
+def label_probabilities(clip: FrozenCLIP, pixels: Tensor, template: str, labels: Sequence[str]) -> Tensor:
+    """Free-form prompting: softmax over the labels' logits for each image, uint8 (N, 3, H, W) to (N, K) (report 2.1 b)."""
+    text_features = clip.class_features(labels, template)
+    with torch.inference_mode():
+        parts = [clip.encode_image(clip.preprocess(part.to(text_features.device))) for part in pixels.split(250)]
+        return cosine_logits(torch.cat(parts), text_features, clip.scale).softmax(1).cpu()
+
+
+def fill_template(template: str, labels: Sequence[str]) -> list[str]:
+    """One text per label. Raises VpError for a template without `{}` or with other fields, or for no or equal labels."""
+    if template.count("{}") != 1 or template.replace("{}", "").count("{"):
+        raise VpError(f"template {template!r} must contain {{}} exactly once, for the label: give e.g. {DEFAULT_TEMPLATE!r}")
+    if not labels or not all(label.strip() for label in labels):
+        raise VpError(f"labels {list(labels)} must be at least one non-empty name: give e.g. --labels red green blue")
+    if len(set(labels)) != len(labels):
+        repeated = sorted({label for label in labels if list(labels).count(label) > 1})
+        raise VpError(f"labels must differ, but {repeated} occur more than once: name each class once")
+    return [template.format(label.replace("_", " ")) for label in labels]
+
+
+def cosine_logits(image_features: Tensor, text_features: Tensor, scale: Tensor | float) -> Tensor:
+    """logits[b, k] = scale * <image_features[b], text_features[k]>, (B, K). Both inputs are unit vectors, (B, D) and (K, D)."""
+    return scale * image_features @ text_features.T
+
+
+def load_clip(name: str, device: torch.device | str = "cpu") -> FrozenCLIP:
+    """`mini-clip`, or `MODEL/PRETRAINED` of open_clip, e.g. `ViT-B-32-quickgelu/openai`.
+
+    Raises VpError for an unknown name, NotAvailable when the weights cannot be had on this machine.
+    """
+    if name == "mini-clip":
+        from vp.models.mini_clip import load_mini_clip
+
+        return load_mini_clip().to(device)
+    architecture, _, tag = name.partition("/")
+    if (architecture, tag) not in open_clip.list_pretrained():
+        raise VpError(f"no CLIP named {name!r}: give mini-clip or MODEL/PRETRAINED of open_clip, e.g. ViT-B-32-quickgelu/openai")
+    if tag == "openai" and "quickgelu" not in architecture:
+        raise VpError(f"{name!r} was trained with QuickGELU: give {architecture}-quickgelu/openai")
+    try:
+        model = open_clip.create_model(architecture, pretrained=tag, device="cpu")
+    except Exception as error:  # the hub raises many types when there is no network
+        raise NotAvailable(f"the weights of {name} are not on this machine and could not be downloaded ({error})") from error
+    size = model.visual.image_size
+    side = size[0] if isinstance(size, tuple) else size
+    return FrozenCLIP(name, model, open_clip.get_tokenizer(architecture), Preprocess(side)).to(device)

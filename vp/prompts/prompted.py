@@ -1,0 +1,30 @@
+"""PromptedCLIP: a prompt, a frozen CLIP and the text features of the classes, together a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from vp.models.clip import DEFAULT_TEMPLATE, FrozenCLIP, cosine_logits
+
+
+class PromptedCLIP(nn.Module):
+    """logits = exp(logit_scale) x cosine(encode_image(prompt(images)), text features); only the prompt trains.
+
+    Without a prompt it is zero-shot CLIP. Text features (K, D) are computed once, at construction.
+    """
+
+    text_features: Tensor
+
+    def __init__(
+        self, clip: FrozenCLIP, class_names: Sequence[str], template: str = DEFAULT_TEMPLATE, prompt: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.clip = clip
+        self.prompt = nn.Identity() if prompt is None else prompt
+        self.register_buffer("text_features", clip.class_features(class_names, template))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Preprocessed images (B, 3, S, S) to logits (B, K)."""
+        return cosine_logits(self.clip.encode_image(self.prompt(images)), self.text_features, self.clip.scale)

@@ -1,0 +1,92 @@
+"""Where and with what a number is computed: the device, the seeds, and the provenance printed beside every result."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+class VpError(Exception):
+    """Something the user can mend: one line that says what was given, what was expected and what to do."""
+
+
+class NotAvailable(VpError):
+    """A device, weights or data that this machine lacks: the run is NOT RUN, which is neither a pass nor a failure."""
+
+
+def home() -> Path:
+    """The folder of downloads, results and locks: `VP_HOME`, or `vp` in the user's cache folder."""
+    if given := os.environ.get("VP_HOME"):
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "vp"
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """`auto` (CUDA if there is any, else the CPU), `cpu`, `cuda` or `mps`. Raises NotAvailable when it is not here."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name not in here:
+        raise VpError(f"no device {name!r}: give auto, {', '.join(here)}")
+    if not here[name]:
+        raise NotAvailable(f"device {name!r} asked for, but this machine has none: give --device auto or cpu")
+    return torch.device(name)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed torch, numpy and random. Same seed, same machine, same thread count: bit-equal results on the CPU."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+@contextmanager
+def own_random_stream(seed: int) -> Iterator[None]:
+    """Draw from torch's global stream as if freshly seeded, and leave it as it was found."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+@lru_cache(maxsize=1)
+def _commit() -> str:
+    """The checkout's commit, with + when files differ from it; empty outside a checkout of this project."""
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
+    if not (root / ".git").exists():
+        return ""
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "--", "vp") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def provenance(device: torch.device | str = "cpu") -> dict[str, str]:
+    """Versions, device, threads and commit under which a number was computed."""
+    device = torch.device(device)
+    packages = {}
+    for package in ("vp", "torch", "torchvision", "open_clip_torch", "numpy"):
+        try:
+            packages[package] = version(package)
+        except PackageNotFoundError:
+            packages[package] = "not installed"
+    return {
+        **packages,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {platform.machine()}",
+        "threads": str(torch.get_num_threads()),
+        "commit": _commit(),
+    }

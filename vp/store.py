@@ -1,0 +1,106 @@
+"""Results on disk, addressed by what they depend on: trained once per machine, however many tests and workers want them.
+
+`obtain` is the one way in. A file lock per key lets one worker train while the others wait; a lock dies with its process, so
+a killed run leaves nothing behind but the work it had not finished. A file that fails its checksum is reported, set aside
+and computed again, never used.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+
+from vp import artifacts
+from vp.experiments import Result, Run, perform, run_key
+from vp.runtime import VpError, home
+
+
+class CorruptResultWarning(UserWarning):
+    """A stored result was damaged; it was set aside and computed again."""
+
+
+def store_folder() -> Path:
+    """Where results live: `results` in VP_HOME."""
+    return home() / "results"
+
+
+def result_path(run: Run, key: str) -> Path:
+    """The file of a result: the run's name for people, the key for the machine."""
+    return store_folder() / f"{run.name}-{key[:24]}.safetensors"
+
+
+def save_result(path: Path, result: Result, key: str) -> None:
+    """Write a result, complete or not at all."""
+    tensors = {"correct_images": result.correct_images, **{f"weights/{k}": v for k, v in result.weights.items()}}
+    artifacts.save(path, tensors, result.summary() | {"key": key})
+
+
+def load_result(path: Path, key: str) -> Result:
+    """Read a result back. Raises FileNotFoundError, or CorruptArtifact when it is damaged or belongs to another key."""
+    tensors, note = artifacts.load(path)
+    if note.get("key") != key:
+        raise artifacts.CorruptArtifact(f"{path} belongs to another run")
+    weights = {name.removeprefix("weights/"): t for name, t in tensors.items() if name.startswith("weights/")}
+    kept = ("run", "scale", "seed", "history", "best_epoch", "trained_parameters", "seconds", "provenance")
+    return Result(correct_images=tensors["correct_images"].to(torch.bool), weights=weights, **{k: note[k] for k in kept})
+
+
+def obtain(
+    run: Run, seed: int = 0, *, device: str = "auto", newer_than: float | None = None, progress: bool = True, wait_s: float = -1
+) -> Result:
+    """The result of a Run for a seed: from the store if it is there, otherwise performed and stored.
+
+    newer_than: results written before that time (seconds since the epoch) are computed again (`--fresh`).
+    wait_s: how long to wait for another worker that is on the same run; below 0, as long as it takes.
+    Raises VpError when the store cannot be written, NotAvailable when data, weights or the device are missing.
+    """
+    key = run_key(run, seed, device)
+    path = result_path(run, key)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_suffix(".lock"), timeout=wait_s)
+        lock.acquire()
+    except OSError as error:
+        raise VpError(
+            f"cannot write to {path.parent} ({error.strerror or error}): set VP_HOME to a folder you can write"
+        ) from error
+    try:
+        if (stored := _stored(path, key, newer_than)) is not None:
+            return stored
+        _check_writable(path.parent)
+        result = perform(run, seed, device, progress)
+        save_result(path, result, key)
+        return result
+    finally:
+        lock.release()
+
+
+def _stored(path: Path, key: str, newer_than: float | None) -> Result | None:
+    try:
+        if newer_than is not None and path.stat().st_mtime < newer_than:
+            return None
+        return load_result(path, key)
+    except FileNotFoundError:
+        return None
+    except artifacts.CorruptArtifact as error:
+        aside = path.with_suffix(f".corrupt-{time.time_ns()}")
+        os.replace(path, aside)
+        warnings.warn(f"{error}; kept as {aside.name}, computed again", CorruptResultWarning, stacklevel=3)
+        return None
+
+
+def _check_writable(folder: Path) -> None:
+    """Fail before the training, not after it."""
+    probe = folder / f".probe-{os.getpid()}"
+    try:
+        probe.write_bytes(b"x" * 4096)
+        probe.unlink()
+    except OSError as error:
+        raise VpError(
+            f"cannot write to {folder} ({error.strerror}): free space or set VP_HOME to a folder you can write"
+        ) from error

@@ -1,0 +1,134 @@
+"""The one training loop: any module, the parameters that require a gradient, SGD or Adam under a schedule."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+
+from vp.evaluation.accuracy import Batches, per_image_correctness
+from vp.runtime import VpError
+
+
+class TrainingDiverged(VpError):
+    """The loss became NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. Defaults are the report's for prompts on CLIP (settings: lr 40, warm-up 1,000 steps, then cosine)."""
+
+    optimiser: Literal["sgd", "adam"] = "sgd"
+    learning_rate: float = 40.0
+    momentum: float = 0.9  # SGD only
+    warmup_steps: int = 1000
+    schedule: Literal["cosine", "constant"] = "cosine"  # after the warm-up
+    epochs: int = 20
+    batch_size: int = 128  # the last batch of an epoch may be smaller: no image is dropped
+    shuffle: bool = True
+
+    def __post_init__(self) -> None:
+        if self.optimiser not in ("sgd", "adam") or self.schedule not in ("cosine", "constant"):
+            raise ValueError(
+                f"no optimiser {self.optimiser!r} with schedule {self.schedule!r}: give sgd or adam, cosine or constant"
+            )
+        if self.learning_rate <= 0 or self.epochs < 1 or self.batch_size < 1 or self.warmup_steps < 0:
+            raise ValueError(f"{self} cannot train: rate, epochs and batch size must be above 0, warm-up steps not below")
+
+
+def learning_rate_at(step: int, total_steps: int, recipe: Recipe) -> float:
+    """Learning rate of a 0-based step: linear warm-up over W steps, then cosine to 0 over the rest (or constant).
+
+    rate (s + 1) / W for s < W; then rate (1 + cos(pi (s - W) / (T - W))) / 2.
+    """
+    warmup = min(recipe.warmup_steps, total_steps)
+    if step < warmup:
+        return recipe.learning_rate * (step + 1) / warmup
+    if recipe.schedule == "constant":
+        return recipe.learning_rate
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total_steps - warmup)))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What training leaves: the trained parameters after the last and the best epoch (by validation), and the history.
+
+    `last` and `best` are separate copies by parameter name; epochs count from 1, the earliest of equally good ones is best.
+    """
+
+    last: dict[str, Tensor]
+    best: dict[str, Tensor]
+    best_epoch: int
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that require a gradient, by name. Raises ValueError when there is none to train."""
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not trained:
+        raise ValueError(f"{type(model).__name__} has no parameter that requires a gradient: nothing to train")
+    return trained
+
+
+def load_trained(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Put weights kept by `Fit` back into a model of the same build. Raises ValueError when names or shapes differ."""
+    trained = trained_parameters(model)
+    given, expected = ({name: tuple(p.shape) for name, p in some.items()} for some in (weights, trained))
+    if given != expected:
+        raise ValueError(f"weights {given} do not fit the trained parameters {expected}")
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            parameter.copy_(weights[name])
+
+
+def fit(
+    model: nn.Module, train: Batches, validation: Batches, recipe: Recipe, *, name: str = "train", progress: bool = True
+) -> Fit:
+    """Train `model` on `train` by cross-entropy and validate after every epoch.
+
+    Seed before building the model (`seed_everything`): the order of images is drawn from torch's global stream. Progress is
+    shown on a terminal only. Raises TrainingDiverged when the loss is not finite.
+    """
+    trained = trained_parameters(model)
+    parameters = list(trained.values())
+    if recipe.optimiser == "sgd":
+        optimiser: torch.optim.Optimizer = torch.optim.SGD(parameters, lr=recipe.learning_rate, momentum=recipe.momentum)
+    else:
+        optimiser = torch.optim.Adam(parameters, lr=recipe.learning_rate)
+    fixed_order = torch.randperm(len(train))
+    total_steps = recipe.epochs * math.ceil(len(train) / recipe.batch_size)
+    step, best_correct, best_epoch = 0, -1, 0
+    best: dict[str, Tensor] = {}
+    history: list[dict[str, float]] = []
+    with tqdm(total=total_steps, desc=name, unit="step", leave=False, disable=None if progress else True) as bar:
+        for epoch in range(1, recipe.epochs + 1):
+            model.train()
+            order = torch.randperm(len(train)) if recipe.shuffle else fixed_order
+            loss_sum = torch.zeros(())
+            for indices in order.split(recipe.batch_size):
+                for group in optimiser.param_groups:
+                    group["lr"] = learning_rate_at(step, total_steps, recipe)
+                inputs, labels = train[indices]
+                loss = cross_entropy(model(inputs).float(), labels)
+                if not torch.isfinite(loss):
+                    raise TrainingDiverged(
+                        f"loss {loss.item()} in epoch {epoch} of {name}: give a rate below {recipe.learning_rate:g}"
+                    )
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                step += 1
+                bar.update()
+                loss_sum += loss.detach().cpu() * len(indices)
+            correct = int(per_image_correctness(model, validation).sum())
+            history.append({"epoch": epoch, "loss": loss_sum.item() / len(train), "validation_top1": correct / len(validation)})
+            bar.set_postfix(validation=f"{correct / len(validation):.1%}")
+            if correct > best_correct:
+                best_correct, best_epoch = correct, epoch
+                best = {key: p.detach().clone() for key, p in trained.items()}
+    return Fit({key: p.detach().clone() for key, p in trained.items()}, best, best_epoch, history)

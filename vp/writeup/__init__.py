@@ -1,0 +1,6 @@
+"""Tables and figures of the HTML report."""
+
+from vp.writeup.figures import learnt_prompt, prediction_bars, to_svg
+from vp.writeup.page import render
+
+__all__ = ["learnt_prompt", "prediction_bars", "render", "to_svg"]

@@ -1,0 +1,156 @@
+"""The writeup: from what the tests recorded to the HTML that opens the pytest-html report.
+
+Tests record plain dictionaries ("entries"), which travel from xdist workers to the controller; this module turns them into a
+results chapter in the order of the report. Everything that comes from outside is escaped.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from vp.expectations import Expectation, Verdict
+from vp.experiments import Run
+
+Entry = Mapping[str, Any]
+
+STYLE = """
+<style>
+:root { color-scheme: light dark; --ink: #1a1a1a; --paper: #ffffff; --quiet: #5c5c5c; --line: #c9c9c9; --raised: #f4f4f2; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e8e6e3; --paper: #16181a; --quiet: #a9a9a9; --line: #474b4f; --raised: #212427; }
+}
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); min-width: 0; max-width: 60rem;
+  margin: 0 auto; padding: 1rem; display: flex; flex-direction: column; }
+body > * { order: 3; } body > h1 { order: 0; font-size: 1.7rem; color: var(--ink); margin: .3rem 0; }
+body > p { order: 1; color: var(--quiet); margin: 0; } body > .summary { order: 2; display: block; }
+.summary__data > h2 { display: none; } .summary__spacer { display: none; } .summary__data { flex: none; }
+#results-table, #environment { color: var(--ink); font-size: .8rem; width: 100%; max-width: 100%; overflow-wrap: anywhere; }
+#results-table td, #results-table th, #environment td { color: inherit; border-color: var(--line); overflow-wrap: anywhere; }
+#environment tr:nth-child(odd), .log { background: var(--raised); color: var(--ink); }
+.run-count { margin-top: 2.5rem; border-top: 1px solid var(--line); padding-top: 1rem; }
+.run-count::before { content: "The tests behind this writeup. "; font-weight: 600; }
+.vp h2 { font-size: 1.3rem; margin: 2.2rem 0 .4rem; } .vp h3 { font-size: 1.05rem; margin: 1.6rem 0 .3rem; }
+.vp p { max-width: 46rem; } .vp .lead { font-size: 1.08rem; }
+.vp .wide { overflow-x: auto; }
+.vp table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .6rem 0; font-size: .92rem; }
+.vp caption, .vp figcaption { text-align: left; color: var(--quiet); font-size: .88rem; padding: .2rem 0; max-width: 46rem; }
+.vp th { text-align: left; border-bottom: 2px solid var(--ink); padding: .3rem .8rem .3rem 0; vertical-align: bottom; }
+.vp td { border-bottom: 1px solid var(--line); padding: .3rem .8rem .3rem 0; vertical-align: top; }
+.vp figure { margin: 1rem 0; } .vp figure svg { max-width: 100%; height: auto; color: var(--ink); }
+.vp .verdict { white-space: nowrap; font-weight: 600; } .vp .quiet { color: var(--quiet); font-size: .88rem; }
+.vp .reproduced::before { content: "\\2713\\00a0"; color: #009e73; }
+.vp .within-noise::before { content: "\\2248\\00a0"; color: #0072b2; }
+.vp .contradicted::before { content: "\\2717\\00a0"; color: #d55e00; }
+.vp .corrected::before { content: "\\270e\\00a0"; color: #cc79a7; }
+.vp .not-run::before { content: "\\25cb\\00a0"; }
+</style>
+"""
+
+MEANING = {
+    Verdict.REPRODUCED: "the number lies within its stated tolerance, or the ordering is significant",
+    Verdict.WITHIN_NOISE: "the images are too few to tell",
+    Verdict.CONTRADICTED: "significantly different from what is claimed",
+    Verdict.CORRECTED: "true in the corrected form given",
+    Verdict.NOT_RUN: "not computed here, for the reason given",
+}
+
+
+def render(entries: Iterable[Entry], runs: Mapping[str, Run], report: Mapping[str, Expectation], about: Mapping[str, str]) -> str:
+    """The whole writeup. `report` holds the report's own values; `about` says scale, seeds, provenance in words."""
+    known = list(entries)
+    cells = {entry["run"]: entry for entry in known if entry["kind"] == "cell"}
+    excused = {name: entry["reason"] for entry in known if entry["kind"] == "not run" for name in entry["runs"]}
+    for name in runs:
+        reason = excused.get(name, "no test of this run was selected, or it did not finish")
+        cells.setdefault(name, {"run": name, "verdict": Verdict.NOT_RUN, "reason": reason})
+    statements = [entry for entry in known if entry["kind"] == "statement"]
+    figures = {entry["id"]: entry for entry in known if entry["kind"] == "figure"}
+    tables = {table: [cells[name] for name, run in runs.items() if run.table == table] for table in ("table_1", "table_2")}
+    return "\n".join(
+        [
+            STYLE,
+            '<div class="vp">',
+            _opening([*cells.values(), *statements], about),
+            "<h2>2 Visual prompting</h2>",
+            "<h3>2.1 a Zero-shot CLIP</h3>",
+            "<p>CLIP is asked, without any training, which of the class names fits an image best: “This is a photo of a …”.</p>",
+            _table("Table 1. Zero-shot top-1 accuracy (%) on training and test images.", tables["table_1"], runs, report),
+            _statements("2.1.a", statements),
+            "<h3>2.1 b Prompting CLIP for a new task</h3>",
+            _statements("2.1.b", statements),
+            _figure(figures, "figure-5", "Figure 5"),
+            _figure(figures, "figure-6", "Figure 6"),
+            "<h3>2.2 Visual prompts</h3>",
+            "<p>A few pixels are learnt and added to every image; CLIP itself stays frozen.</p>",
+            _table("Table 2. Top-1 accuracy (%) on test images with a learnt prompt.", tables["table_2"], runs, report),
+            _statements("2.2", statements),
+            _figure(figures, "figure-7", "Figure 7"),
+            _figure(figures, "figure-8", "Figure 8"),
+            "</div>",
+        ]
+    )
+
+
+def _opening(judged: Sequence[Entry], about: Mapping[str, str]) -> str:
+    counts = Counter(Verdict(entry["verdict"]) for entry in judged)
+    rows = "".join(
+        f"<tr><td>{_mark(verdict)}</td><td>{counts[verdict]}</td><td class='quiet'>{MEANING[verdict]}</td></tr>"
+        for verdict in Verdict
+    )
+    ran = len(judged) - counts[Verdict.NOT_RUN]
+    return (
+        f"<p class='lead'>Of {len(judged)} numbers and statements of the report, {ran} were put to the test in this run: "
+        f"{counts[Verdict.REPRODUCED]} reproduced, {counts[Verdict.WITHIN_NOISE]} within noise, "
+        f"{counts[Verdict.CONTRADICTED]} contradicted, {counts[Verdict.CORRECTED]} corrected; "
+        f"{counts[Verdict.NOT_RUN]} not run.</p>"
+        f"<p>{escape(about['scale'])}</p>"
+        f"<div class='wide'><table><caption>Verdicts of this run</caption><tr><th>Verdict</th><th>Count</th><th>Meaning</th></tr>"
+        f"{rows}</table></div><p class='quiet'>{escape(about['provenance'])}</p>"
+    )
+
+
+def _table(caption: str, cells: Sequence[Entry], runs: Mapping[str, Run], report: Mapping[str, Expectation]) -> str:
+    titles = ("Dataset", "What", "Report", "This run (95% interval)", "Expected here", "Verdict")
+    head = "<tr>" + "".join(f"<th>{title}</th>" for title in titles) + "</tr>"
+    rows = []
+    for cell in cells:
+        run = runs[cell["run"]]
+        printed = f"{report[run.name].value:g}" if run.name in report else "–"
+        if cell["verdict"] == Verdict.NOT_RUN:
+            value, expected = f"<span class='quiet'>{escape(str(cell['reason']))}</span>", "–"
+        else:
+            low, high = cell["interval"]
+            value = f"{cell['value']:.2f} <span class='quiet'>({low:.1f} to {high:.1f})</span>"
+            expected = f"{cell['expected']:.2f} ± {cell['tolerance']:.2f}" if cell["expected"] is not None else "none yet"
+        what = run.prompt.kind.replace("-", " ") + f", {run.prompt.size} px" if run.prompt else f"zero-shot, {run.split}"
+        rows.append(
+            f"<tr id='{escape(run.name)}'><td>{escape(run.dataset)}</td><td>{escape(what)}</td><td>{printed}</td><td>{value}</td>"
+            f"<td>{expected}</td><td>{_mark(cell['verdict'])}</td></tr>"
+        )
+    return f"<div class='wide'><table><caption>{escape(caption)}</caption>{head}{''.join(rows)}</table></div>"
+
+
+def _statements(section: str, statements: Sequence[Entry]) -> str:
+    rows = [
+        f"<tr><td>{escape(entry['sentence'])}</td><td>{escape(entry['evidence'])}</td><td>{_mark(entry['verdict'])}</td></tr>"
+        for entry in statements
+        if entry["section"] == section
+    ]
+    if not rows:
+        return ""
+    head = "<tr><th>The report says</th><th>This run</th><th>Verdict</th></tr>"
+    return f"<div class='wide'><table>{head}{''.join(sorted(rows))}</table></div>"
+
+
+def _figure(figures: Mapping[str, Entry], key: str, title: str) -> str:
+    if key not in figures:
+        return f"<p class='quiet'>{title}: not drawn in this run.</p>"
+    entry = figures[key]
+    return f"<figure>{entry['svg']}<figcaption>{title}. {escape(entry['caption'])}</figcaption></figure>"
+
+
+def _mark(verdict: str) -> str:
+    return f"<span class='verdict {escape(str(verdict).lower().replace(' ', '-'))}'>{escape(str(verdict))}</span>"
