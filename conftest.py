@@ -33,6 +33,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "gpu: trains or measures at full scale; needs a CUDA device, weights and data")
     config.addinivalue_line("markers", "reproduces(*runs): these runs of vp.experiments are trained and judged by this test")
+    config.addinivalue_line(
+        "markers",
+        "states(section, corrects=None): this test proves its docstring's first sentence, of a section of the report; "
+        "`corrects` quotes the report where the sentence puts it right",
+    )
     seeds = config.getoption("--seeds")
     if seeds < 1:
         raise pytest.UsageError(f"--seeds {seeds}: give at least 1")
@@ -117,7 +122,26 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         reason = report.longrepr[2] if report.skipped else f"the test broke off: {call.excinfo.exconly() if call.excinfo else ''}"
         reason = reason.removeprefix("Skipped: ").removeprefix("NOT RUN: ")
         entries = [*entries, {"kind": "not run", "runs": [*marker.args], "reason": reason}]
+    if (stated := item.get_closest_marker("states")) and (call.when == "call" or report.outcome != "passed"):
+        entries = [*entries, _statement(item, stated, report)]
     report.vp_entries = entries
+
+
+def _statement(item: pytest.Item, stated: pytest.Mark, report: pytest.TestReport) -> dict[str, Any]:
+    """A theorem's entry: proved by its passing test, contradicted by a failing one, NOT RUN by a skipped one."""
+    corrects = stated.kwargs.get("corrects")
+    verdict = {"passed": "corrected" if corrects else "reproduced", "failed": "contradicted", "skipped": "NOT RUN"}[report.outcome]
+    evidence = {"passed": "proved by", "failed": "refuted by", "skipped": "skipped:"}[report.outcome]
+    sentence = str(item.function.__doc__).strip().splitlines()[0]
+    where = f"{evidence} {item.nodeid}"
+    return {
+        "kind": "statement",
+        "section": stated.args[0],
+        "sentence": sentence,
+        "evidence": where,
+        "verdict": verdict,
+        "corrects": corrects,
+    }
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

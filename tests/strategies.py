@@ -3,6 +3,11 @@ shrink and replay."""
 
 from __future__ import annotations
 
+import warnings
+from itertools import combinations, product
+from typing import NamedTuple
+
+import networkx as nx
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
@@ -45,3 +50,114 @@ def paddings(draw: st.DrawFn) -> Padding:
 
 
 visual_prompts = st.one_of(fixed_patches(), random_patches(), paddings())
+
+
+# -- graphs (section 3): nodes are 0 to N - 1, contents are float64 --------------------------------------------------------
+
+MOST_NODES = 6
+
+
+@st.composite
+def simple_graphs(draw: st.DrawFn, min_nodes: int = 0, max_nodes: int = MOST_NODES) -> nx.Graph:
+    """Undirected, without self-loops: from no node at all to the complete graph, connected or not."""
+    size = draw(st.integers(min_nodes, max_nodes))
+    return _with_some(draw, nx.empty_graph(size), list(combinations(range(size), 2)))
+
+
+@st.composite
+def directed_graphs(draw: st.DrawFn, min_nodes: int = 0, max_nodes: int = MOST_NODES) -> nx.DiGraph:
+    """Directed, self-loops allowed."""
+    size = draw(st.integers(min_nodes, max_nodes))
+    return _with_some(draw, nx.empty_graph(size, nx.DiGraph), list(product(range(size), repeat=2)))
+
+
+@st.composite
+def multigraphs(draw: st.DrawFn, min_nodes: int = 0, max_nodes: int = MOST_NODES) -> nx.MultiGraph:
+    """Directed or not, with parallel edges and self-loops."""
+    size = draw(st.integers(min_nodes, max_nodes))
+    kind = draw(st.sampled_from([nx.MultiGraph, nx.MultiDiGraph]))
+    nodes = st.integers(0, max(size, 1) - 1)
+    edges = st.lists(st.tuples(nodes, nodes), max_size=3 * size)
+    graph = nx.empty_graph(size, kind)
+    graph.add_edges_from(draw(edges) if size else [])
+    return graph
+
+
+@st.composite
+def weighted_graphs(draw: st.DrawFn, min_nodes: int = 0, max_nodes: int = MOST_NODES) -> nx.Graph:
+    """Directed or not, with positive weights that are no whole numbers."""
+    graph = draw(st.one_of(simple_graphs(min_nodes, max_nodes), directed_graphs(min_nodes, max_nodes)))
+    weights = 0.1 + torch.rand(graph.number_of_edges(), generator=torch.Generator().manual_seed(draw(seeds)))
+    for (_, _, data), weight in zip(graph.edges(data=True), weights.tolist(), strict=True):
+        data["weight"] = weight
+    return graph
+
+
+def graphs(min_nodes: int = 0, max_nodes: int = MOST_NODES) -> st.SearchStrategy[nx.Graph]:
+    """Any of the four kinds."""
+    kinds = (simple_graphs, directed_graphs, multigraphs, weighted_graphs)
+    return st.one_of(*(kind(min_nodes, max_nodes) for kind in kinds))
+
+
+def _with_some(draw: st.DrawFn, graph: nx.Graph, pairs: list[tuple[int, int]]) -> nx.Graph:
+    """Some of the pairs become edges: one number holds them all, so that a graph is one draw, and 0 is no edge."""
+    chosen = draw(st.integers(0, 2 ** len(pairs) - 1))
+    graph.add_edges_from(pair for bit, pair in enumerate(pairs) if chosen >> bit & 1)
+    return graph
+
+
+def matrix_of(graph: nx.Graph) -> Tensor:
+    """A (N, N) by networkx, so that inputs do not come from the code under test."""
+    return torch.from_numpy(nx.to_numpy_array(graph))
+
+
+def sparse(A: Tensor) -> Tensor:
+    """A in compressed sparse rows."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta", category=UserWarning)
+        return A.to_sparse_csr()
+
+
+@st.composite
+def adjacencies(draw: st.DrawFn, min_nodes: int = 0, max_nodes: int = MOST_NODES) -> Tensor:
+    """A (N, N) of any graph, dense or CSR."""
+    A = matrix_of(draw(graphs(min_nodes, max_nodes)))
+    return sparse(A) if draw(st.booleans()) else A
+
+
+widths = st.integers(1, 3)
+
+
+class Layer(NamedTuple):
+    """What a graph convolution takes: A (N, N), H (N, d), W and B (d_out, d)."""
+
+    A: Tensor
+    H: Tensor
+    W: Tensor
+    B: Tensor
+
+
+@st.composite
+def layers(draw: st.DrawFn, min_nodes: int = 0, max_nodes: int = MOST_NODES) -> Layer:
+    """A graph of any kind with features and weights."""
+    A = draw(adjacencies(min_nodes, max_nodes))
+    d, d_out, seed = draw(widths), draw(widths), draw(seeds)
+    return Layer(A, features(seed, len(A), d), features(seed + 1, d_out, d), features(seed + 2, d_out, d))
+
+
+def features(seed: int, *shape: int) -> Tensor:
+    """N(0, 1) values in float64."""
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def permutations(size: int) -> st.SearchStrategy[list[int]]:
+    """Orders of `size` nodes; the first node drawn is the old number of the new node 0."""
+    return st.permutations(range(size))
+
+
+def tangle() -> nx.MultiDiGraph:
+    """One graph with everything that tells wrong formulas apart: direction, parallel edges, weights, a self-loop, node 4 isolated."""
+    graph = nx.MultiDiGraph()
+    graph.add_nodes_from(range(5))
+    graph.add_weighted_edges_from([(0, 1, 1), (0, 1, 1), (0, 2, 0.5), (1, 2, 2), (2, 0, 1), (3, 3, 1), (3, 0, 3)])
+    return graph

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+
+from torch import Tensor
 
 from vp.runtime import VpError, home, pick_device
 
@@ -64,6 +69,8 @@ def _run(arguments: argparse.Namespace) -> None:
     from vp.store import obtain
 
     run = find_run(arguments.name, arguments.scale)
+    if not 0 <= arguments.seed < 2**32:
+        raise VpError(f"--seed {arguments.seed}: give 0 to 2^32 - 1")
     result = obtain(run, arguments.seed, device=arguments.device, newer_than=time.time() if arguments.fresh else None)
     if arguments.json:
         print(json.dumps(result.summary(), indent=2))
@@ -80,15 +87,17 @@ def _ask(arguments: argparse.Namespace) -> None:
     from vp.models import fill_template, label_probabilities, load_clip
 
     texts = fill_template(arguments.template, arguments.labels)
+    if arguments.most < 1:
+        raise VpError(f"--most {arguments.most}: give at least 1")
     paths = list_pictures(arguments.images)
     clip = load_clip(arguments.backbone, pick_device(arguments.device))
-    if unknown := clip.unknown_words(texts):
-        print(f"note: {clip.name} has never seen the word(s) {', '.join(unknown)}; its answer ignores them", file=sys.stderr)
     size = clip.preprocess.size
     pixels = torch.stack([square(read_picture(path), size) for path in paths])
     probabilities = label_probabilities(clip, pixels, arguments.template, arguments.labels)
     if arguments.out:
         _draw(arguments, paths, probabilities)
+    if unknown := clip.unknown_words(texts):
+        print(f"note: {clip.name} has never seen the word(s) {', '.join(unknown)}; its answer ignores them", file=sys.stderr)
     rows = probabilities.tolist()
     if arguments.json:
         answers = [
@@ -101,26 +110,26 @@ def _ask(arguments: argparse.Namespace) -> None:
         print(f"{path}\t" + "\t".join(f"{label} {value:.1%}" for label, value in zip(arguments.labels, row, strict=True)))
 
 
-def _draw(arguments: argparse.Namespace, paths: Sequence[Path], probabilities: object) -> None:
+def _draw(arguments: argparse.Namespace, paths: Sequence[Path], probabilities: Tensor) -> None:
     """The picture is drawn to a temporary name first: it is there whole or not at all."""
-    import torch
-
     from vp.data import read_picture, square
     from vp.writeup import prediction_bars
 
-    assert isinstance(probabilities, torch.Tensor)
     shown = [square(read_picture(path), 224) for path in paths[: arguments.most]]
     figure = prediction_bars(shown, probabilities[: len(shown)], arguments.labels, [path.name for path in paths[: len(shown)]])
     out: Path = arguments.out
-    temporary = out.with_name(f".{out.name}.part{out.suffix}")
+    temporary = out.parent / f".vp-{os.getpid()}.part"
     try:
-        figure.savefig(temporary, dpi=150)
+        figure.savefig(temporary, dpi=150, format=out.suffix.removeprefix("."))
         temporary.replace(out)
     except (OSError, ValueError) as error:
-        temporary.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or error
         raise VpError(
-            f"cannot write {out} ({error}): give a file ending in .png, .svg or .pdf in a folder you can write"
+            f"cannot write {out} ({reason}): give a file ending in .png, .svg or .pdf in a folder you can write"
         ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:
@@ -130,6 +139,11 @@ def _pretrain(arguments: argparse.Namespace) -> None:
     if steps < 1:
         raise VpError(f"--steps {steps}: give at least 1")
     out = arguments.out or WEIGHTS
+    try:  # before the training, not after it
+        out.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out.parent).close()
+    except OSError as error:
+        raise VpError(f"cannot write {out} ({error.strerror}): give --out a file in a folder you can write") from error
     checkpoint = home() / "pretrain" / "mini-clip.safetensors"
     note = pretrain(out, checkpoint, steps=steps, device=pick_device(arguments.device))
     print(f"wrote {out} after {steps} steps, {note['seconds'] / 60:.1f} minutes")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialised
 from torch import Tensor
 
 from vp.runtime import VpError
@@ -40,18 +41,18 @@ def save(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, Any]) -> 
     """
     text = json.dumps(note, sort_keys=True)
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    temporary = None
+    content = serialised(plain, metadata={"note": text, "sha256": content_hash(plain, text)})
+    temporary = path.parent / f".{path.name}.{uuid4().hex}.part"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        os.close(handle)
-        save_file(plain, temporary, metadata={"note": text, "sha256": content_hash(plain, text)})
+        temporary.write_bytes(content)
         os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or str(error)
-        raise VpError(f"cannot write {path}: {reason}; free space there or set VP_HOME to a folder you can write") from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise VpError(f"cannot write {path} ({reason}): free space there or set VP_HOME to a folder you can write") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -67,4 +68,5 @@ def load(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tens
     text = metadata.get("note", "")
     if metadata.get("sha256") != content_hash(tensors, text):
         raise CorruptArtifact(f"{path} does not match its checksum: delete it and it will be made again")
-    return {name: tensor.to(device) for name, tensor in tensors.items()}, json.loads(text)
+    # Copies: what stays mapped from the file would change with the file.
+    return {name: tensor.to(device, copy=True) for name, tensor in tensors.items()}, json.loads(text)

@@ -24,7 +24,7 @@ from vp.evaluation import ImageBatches, per_image_correctness, wilson_interval
 from vp.models import DEFAULT_TEMPLATE, FrozenCLIP, load_clip
 from vp.prompts import VISUAL_PROMPTS, PromptedCLIP
 from vp.runtime import VpError, pick_device, provenance, seed_everything
-from vp.training import Recipe, fit, load_trained
+from vp.training import Fit, Recipe, fit, load_trained
 
 ScaleName = Literal["mini", "full"]
 
@@ -127,7 +127,7 @@ SCALES: dict[str, Scale] = {
         backbone="mini-clip",
         patch_px=1,
         padding_px=6,
-        patch_recipe=Recipe("adam", learning_rate=0.1, warmup_steps=0, epochs=2, batch_size=64),
+        patch_recipe=Recipe("adam", learning_rate=1.0, warmup_steps=0, epochs=2, batch_size=64),
         padding_recipe=Recipe("adam", learning_rate=0.1, warmup_steps=0, epochs=4, batch_size=64),
     ),
     "full": Scale(
@@ -221,9 +221,7 @@ def perform(run: Run, seed: int = 0, device: str = "auto", progress: bool = True
     history: list[dict[str, float]] = []
     best_epoch, parameters = None, 0
     if run.recipe:
-        train, validation = train_validation_split(load_images(run.dataset, "train"), seed)
-        batches, held_out = _batches(train, model, chosen), _batches(validation, model, chosen)
-        fitted = fit(model, batches, held_out, run.recipe, name=run.name, progress=progress)
+        fitted = train(run, model, seed, chosen, progress)
         weights = {f"last/{k}": v for k, v in fitted.last.items()} | {f"best/{k}": v for k, v in fitted.best.items()}
         load_trained(model, fitted.last if run.tested_epoch == "last" else fitted.best)
         history, best_epoch = fitted.history, fitted.best_epoch
@@ -234,6 +232,15 @@ def perform(run: Run, seed: int = 0, device: str = "auto", progress: bool = True
     return Result(run.name, run.scale, seed, correct, kept, history, best_epoch, parameters, seconds, provenance(chosen))
 
 
+def train(run: Run, model: PromptedCLIP, seed: int, device: torch.device, progress: bool = True) -> Fit:
+    """Train the prompt of `model` by the Run's recipe on a seeded split of the training images."""
+    if run.recipe is None:
+        raise ValueError(f"run {run.name!r} has no recipe: there is nothing to train")
+    training, validation = train_validation_split(load_images(run.dataset, "train"), seed)
+    batches, held_out = _batches(training, model, device), _batches(validation, model, device)
+    return fit(model, batches, held_out, run.recipe, name=run.name, progress=progress)
+
+
 def _batches(images: ImageSet, model: PromptedCLIP, device: torch.device) -> ImageBatches:
     return ImageBatches(images, model.clip.preprocess, device)
 
@@ -241,13 +248,16 @@ def _batches(images: ImageSet, model: PromptedCLIP, device: torch.device) -> Ima
 # -- what a Result is addressed by -----------------------------------------------------------------------------------------
 
 _CODE_OF_A_RUN = (
+    "vp.data.images",
     "vp.data.preprocess",
     "vp.data.sources",
     "vp.evaluation.accuracy",
     "vp.experiments",
     "vp.models.clip",
+    "vp.models.mini_clip",
     "vp.prompts.prompted",
     "vp.prompts.visual",
+    "vp.runtime",
     "vp.training",
 )
 

@@ -8,12 +8,15 @@ and computed again, never used.
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from vp import artifacts
 from vp.experiments import Result, Run, perform, run_key
@@ -44,7 +47,7 @@ def load_result(path: Path, key: str) -> Result:
     """Read a result back. Raises FileNotFoundError, or CorruptArtifact when it is damaged or belongs to another key."""
     tensors, note = artifacts.load(path)
     if note.get("key") != key:
-        raise artifacts.CorruptArtifact(f"{path} belongs to another run")
+        raise artifacts.CorruptArtifact(f"{path} belongs to another run: delete it and it will be made again")
     weights = {name.removeprefix("weights/"): t for name, t in tensors.items() if name.startswith("weights/")}
     kept = ("run", "scale", "seed", "history", "best_epoch", "trained_parameters", "seconds", "provenance")
     return Result(correct_images=tensors["correct_images"].to(torch.bool), weights=weights, **{k: note[k] for k in kept})
@@ -57,18 +60,21 @@ def obtain(
 
     newer_than: results written before that time (seconds since the epoch) are computed again (`--fresh`).
     wait_s: how long to wait for another worker that is on the same run; below 0, as long as it takes.
-    Raises VpError when the store cannot be written, NotAvailable when data, weights or the device are missing.
+    Raises VpError when the store cannot be written or the wait was too long, NotAvailable when data, weights or the device are
+    missing.
     """
     key = run_key(run, seed, device)
     path = result_path(run, key)
-    try:
+    lock = FileLock(path.with_suffix(".lock"), timeout=wait_s)
+    with _writing_to(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_suffix(".lock"), timeout=wait_s)
-        lock.acquire()
-    except OSError as error:
-        raise VpError(
-            f"cannot write to {path.parent} ({error.strerror or error}): set VP_HOME to a folder you can write"
-        ) from error
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise VpError(
+                f"{run.name} (seed {seed}) is being performed by another worker, which has held {lock.lock_file} for more than "
+                f"{wait_s:g} s: let it finish or end it, then start again"
+            ) from error
     try:
         if (stored := _stored(path, key, newer_than)) is not None:
             return stored
@@ -89,18 +95,22 @@ def _stored(path: Path, key: str, newer_than: float | None) -> Result | None:
         return None
     except artifacts.CorruptArtifact as error:
         aside = path.with_suffix(f".corrupt-{time.time_ns()}")
-        os.replace(path, aside)
+        with _writing_to(path.parent):
+            os.replace(path, aside)
         warnings.warn(f"{error}; kept as {aside.name}, computed again", CorruptResultWarning, stacklevel=3)
         return None
 
 
 def _check_writable(folder: Path) -> None:
     """Fail before the training, not after it."""
-    probe = folder / f".probe-{os.getpid()}"
+    with _writing_to(folder), tempfile.TemporaryFile(dir=folder) as probe:
+        probe.write(bytes(2**20))  # more than most results take
+
+
+@contextmanager
+def _writing_to(folder: Path) -> Iterator[None]:
     try:
-        probe.write_bytes(b"x" * 4096)
-        probe.unlink()
+        yield
     except OSError as error:
-        raise VpError(
-            f"cannot write to {folder} ({error.strerror}): free space or set VP_HOME to a folder you can write"
-        ) from error
+        reason = error.strerror or error
+        raise VpError(f"cannot write to {folder} ({reason}): free space or set VP_HOME to a folder you can write") from error

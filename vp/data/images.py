@@ -14,7 +14,7 @@ from torch import Tensor
 class ImageSet:
     """N images of one size with their labels.
 
-    pixels: uint8 (N, 3, S, S); labels: int64 (N,), indices into class_names. Raises ValueError on any other shape or dtype,
+    pixels: uint8 (N, 3, H, W); labels: int64 (N,), indices into class_names. Raises ValueError on any other shape or dtype,
     or on a label without a name.
     """
 

@@ -2,7 +2,9 @@
 
 `resize` follows Pillow's two-pass resampling (horizontal, then vertical, each rounded and clamped to 8 bits), so that it
 agrees with open_clip's per-image transform: torch's native 8-bit resampling on the CPU, elsewhere two matrix products.
-tests/test_data.py holds both to at most 2 grey levels from Pillow.
+tests/test_data.py holds both to at most 2 grey levels from Pillow. The order of the passes is that of Pillow up to 12; from
+13 on, Pillow goes vertically first when the height loses more than twice the pixels that the width loses, which for a
+picture that keeps its shape means one more than twice as tall as wide that shrinks.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from vp.data.images import ImageSet
@@ -25,6 +25,7 @@ PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", "
 def load_images(name: str, split: str) -> ImageSet:
     """`mini10`, `mini100`, `cifar10`, `cifar100` (from VP_HOME/data), or the path of a folder with one folder per class.
 
+    A folder may hold its class folders below `train` and `test`; without these, both splits are all of its pictures.
     Raises VpError for an unknown name or split, NotAvailable for CIFAR where it has not been downloaded.
     """
     if split not in SPLITS:
@@ -33,9 +34,10 @@ def load_images(name: str, split: str) -> ImageSet:
         return world(name, split)
     if name in CIFAR_NAMES:
         return load_cifar(name, split, home() / "data")
-    if Path(name).is_dir():
-        root = Path(name)
-        return load_class_folders(root / split if (root / split).is_dir() else root, name=root.name, split=split)
+    root = Path(name)
+    if root.is_dir():
+        divided = any((root / part).is_dir() for part in SPLITS)
+        return load_class_folders(root / split if divided else root, name=root.name, split=split)
     raise VpError(f"no dataset {name!r}: give one of {', '.join((*WORLD_NAMES, *CIFAR_NAMES))} or a folder of class folders")
 
 
@@ -49,7 +51,7 @@ def load_cifar(name: str, split: str, root: Path) -> ImageSet:
             source = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name](str(root), train=split == "train")
     except RuntimeError as error:
         raise NotAvailable(
-            f"{name} is not in {root}: let torchvision.datasets download it there, on a machine with network"
+            f"{name} is missing or damaged in {root}: let torchvision.datasets download it there, on a machine with network"
         ) from error
     pixels = torch.from_numpy(np.ascontiguousarray(source.data)).permute(0, 3, 1, 2).contiguous()
     labels = torch.tensor(source.targets, dtype=torch.int64)
@@ -62,7 +64,7 @@ def read_picture(path: Path) -> Tensor:
     Raises VpError when the file is not a readable picture.
     """
     try:
-        with Image.open(path) as picture:
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as picture:  # damaged notes warn, damaged pixels raise
             upright = ImageOps.exif_transpose(picture)
             if upright.mode.startswith("I"):  # 16-bit grey: PIL's own conversion would clip it
                 upright = Image.fromarray((np.asarray(upright, dtype=np.float64) / 256).clip(0, 255).astype(np.uint8))
@@ -70,7 +72,7 @@ def read_picture(path: Path) -> Tensor:
                 rgba = upright.convert("RGBA")
                 upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
             array = np.array(upright.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow's readers raise many types on damaged files
         raise VpError(f"cannot read {path} as a picture ({error}): replace or remove the file") from error
     return torch.from_numpy(array).permute(2, 0, 1)
 
@@ -98,7 +100,7 @@ def load_class_folders(root: Path, name: str, split: str, size: int | None = Non
 
     Pictures of one size are kept as they are; otherwise give `size` to bring each to a square of that many pixels.
     """
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    folders = sorted(path for path in root.glob("*/") if not path.name.startswith("."))
     if not folders:
         raise VpError(f"no class folders in {root}: expected one folder of pictures per class")
     pictures, labels = [], []

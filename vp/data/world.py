@@ -1,8 +1,8 @@
 """The embedded world: silhouettes drawn in batches by signed-distance functions, so that nothing needs a download.
 
 A *scene* says what is on an image (silhouette, colour, background, pose, texture); `draw` turns scenes into pixels of any
-size. `mini10` and `mini100` are the two downstream sets, drawn at 11 px as CIFAR is photographed at 32 px: enlarging them to
-a model's input blurs them, and that shift is what prompts can repair. `Captions` names what is on a scene, for pre-training.
+size. `mini10` and `mini100` are the two downstream sets, drawn at 8 px as CIFAR is photographed at 32 px: enlarging them to
+a model's input blurs them, and that shift is what prompts can repair. `CAPTIONS` name what is on a scene, for pre-training.
 
 Distances follow the usual constructions for two-dimensional signed-distance functions (negative inside, positive outside;
 union = minimum, cut = maximum with the negative), in a frame of [-1, 1] x [-1, 1] with y upwards.
@@ -317,7 +317,7 @@ def draw(scenes: Scenes, size: int, generator: torch.Generator) -> Tensor:
 
 # -- the downstream sets ---------------------------------------------------------------------------------------------------
 
-DOWNSTREAM_PX = 11  # enlarged to the miniature CLIP's 40 px as CIFAR's 32 px are to 224
+DOWNSTREAM_PX = 8  # enlarged five times to the miniature CLIP's 40 px, as CIFAR's 32 px seven times to 224
 DOWNSTREAM_SIZES = {"train": 5000, "test": 2000}
 WORLD_NAMES = ("mini10", "mini100")
 

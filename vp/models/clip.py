@@ -90,14 +90,14 @@ def label_probabilities(clip: FrozenCLIP, pixels: Tensor, template: str, labels:
 
 def fill_template(template: str, labels: Sequence[str]) -> list[str]:
     """One text per label. Raises VpError for a template without `{}` or with other fields, or for no or equal labels."""
-    if template.count("{}") != 1 or template.replace("{}", "").count("{"):
+    if template.count("{}") != 1 or set(template.replace("{}", "")) & set("{}"):
         raise VpError(f"template {template!r} must contain {{}} exactly once, for the label: give e.g. {DEFAULT_TEMPLATE!r}")
     if not labels or not all(label.strip() for label in labels):
         raise VpError(f"labels {list(labels)} must be at least one non-empty name: give e.g. --labels red green blue")
-    if len(set(labels)) != len(labels):
-        repeated = sorted({label for label in labels if list(labels).count(label) > 1})
+    names = [label.replace("_", " ") for label in labels]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise VpError(f"labels must differ, but {repeated} occur more than once: name each class once")
-    return [template.format(label.replace("_", " ")) for label in labels]
+    return [template.format(name) for name in names]
 
 
 def cosine_logits(image_features: Tensor, text_features: Tensor, scale: Tensor | float) -> Tensor:

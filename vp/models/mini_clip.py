@@ -31,8 +31,8 @@ IMAGE_PX = 40
 CONTEXT_LENGTH = 20
 WEIGHTS = Path(str(files("vp.models"))) / "mini_clip.safetensors"
 SHARE_DEGRADED = 0.25  # of the images of each batch, drawn small and enlarged: CLIP, too, has seen some blurred photographs
-DEGRADED_PX = (16, 33)
-STEPS = 6000
+DEGRADED_PX = (24, 40)
+STEPS = 3000
 MAX_LOGIT_SCALE = math.log(100)
 
 
@@ -111,7 +111,7 @@ def pretrain(
     *,
     steps: int = STEPS,
     batch_size: int = 96,
-    learning_rate: float = 2e-3,
+    learning_rate: float = 1e-3,
     warmup: int = 200,
     seed: int = 0,
     device: torch.device | str = "cpu",

@@ -19,6 +19,7 @@ BAR_TOP = "#d55e00"
 STYLE: Any = {
     "font.size": 8,
     "svg.fonttype": "none",  # text stays text
+    "text.parse_math": False,  # a $ in a label is a $
     "savefig.transparent": True,
     "text.color": INK,
     "axes.edgecolor": INK,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -58,6 +59,42 @@ MEANING = {
 }
 
 
+@dataclass(frozen=True)
+class Section:
+    """One section of the report: a word to the reader, then its tables, statements and figures."""
+
+    number: str
+    title: str
+    introduction: str = ""
+    tables: tuple[str, ...] = ()  # of vp.experiments
+    figures: tuple[str, ...] = ()
+
+
+CHAPTERS: dict[str, tuple[Section, ...]] = {
+    "2 Visual prompting": (
+        Section(
+            "2.1.a",
+            "Zero-shot CLIP",
+            "CLIP is asked, without any training, which of the class names fits an image best: “This is a photo of a …”.",
+            tables=("table_1",),
+        ),
+        Section("2.1.b", "Prompting CLIP for a new task", figures=("figure-5", "figure-6")),
+        Section(
+            "2.2",
+            "Visual prompts",
+            "A few pixels are learnt and added to every image; CLIP itself stays frozen.",
+            tables=("table_2",),
+            figures=("figure-7", "figure-8"),
+        ),
+    ),
+}
+
+CAPTIONS = {
+    "table_1": "Table 1. Zero-shot top-1 accuracy (%) on training and test images.",
+    "table_2": "Table 2. Top-1 accuracy (%) on test images with a learnt prompt.",
+}
+
+
 def render(entries: Iterable[Entry], runs: Mapping[str, Run], report: Mapping[str, Expectation], about: Mapping[str, str]) -> str:
     """The whole writeup. `report` holds the report's own values; `about` says scale, seeds, provenance in words."""
     known = list(entries)
@@ -66,32 +103,21 @@ def render(entries: Iterable[Entry], runs: Mapping[str, Run], report: Mapping[st
     for name in runs:
         reason = excused.get(name, "no test of this run was selected, or it did not finish")
         cells.setdefault(name, {"run": name, "verdict": Verdict.NOT_RUN, "reason": reason})
-    statements = [entry for entry in known if entry["kind"] == "statement"]
+    statements = _merged([entry for entry in known if entry["kind"] == "statement"])
     figures = {entry["id"]: entry for entry in known if entry["kind"] == "figure"}
-    tables = {table: [cells[name] for name, run in runs.items() if run.table == table] for table in ("table_1", "table_2")}
-    return "\n".join(
-        [
-            STYLE,
-            '<div class="vp">',
-            _opening([*cells.values(), *statements], about),
-            "<h2>2 Visual prompting</h2>",
-            "<h3>2.1 a Zero-shot CLIP</h3>",
-            "<p>CLIP is asked, without any training, which of the class names fits an image best: “This is a photo of a …”.</p>",
-            _table("Table 1. Zero-shot top-1 accuracy (%) on training and test images.", tables["table_1"], runs, report),
-            _statements("2.1.a", statements),
-            "<h3>2.1 b Prompting CLIP for a new task</h3>",
-            _statements("2.1.b", statements),
-            _figure(figures, "figure-5", "Figure 5"),
-            _figure(figures, "figure-6", "Figure 6"),
-            "<h3>2.2 Visual prompts</h3>",
-            "<p>A few pixels are learnt and added to every image; CLIP itself stays frozen.</p>",
-            _table("Table 2. Top-1 accuracy (%) on test images with a learnt prompt.", tables["table_2"], runs, report),
-            _statements("2.2", statements),
-            _figure(figures, "figure-7", "Figure 7"),
-            _figure(figures, "figure-8", "Figure 8"),
-            "</div>",
-        ]
-    )
+    parts = [STYLE, '<div class="vp">', _opening([*cells.values(), *statements], about)]
+    for chapter, sections in CHAPTERS.items():
+        parts.append(f"<h2>{escape(chapter)}</h2>")
+        for section in sections:
+            parts.append(f"<h3 id='section-{section.number}'>{escape(section.number)} {escape(section.title)}</h3>")
+            parts.append(f"<p>{escape(section.introduction)}</p>" if section.introduction else "")
+            for table in section.tables:
+                parts.append(
+                    _table(CAPTIONS[table], [cells[name] for name, run in runs.items() if run.table == table], runs, report)
+                )
+            parts.append(_statements(section.number, statements))
+            parts.extend(_figure(figures, key) for key in section.figures)
+    return "\n".join([*parts, "</div>"])
 
 
 def _opening(judged: Sequence[Entry], about: Mapping[str, str]) -> str:
@@ -119,33 +145,50 @@ def _table(caption: str, cells: Sequence[Entry], runs: Mapping[str, Run], report
     for cell in cells:
         run = runs[cell["run"]]
         printed = f"{report[run.name].value:g}" if run.name in report else "–"
-        if cell["verdict"] == Verdict.NOT_RUN:
-            value, expected = f"<span class='quiet'>{escape(str(cell['reason']))}</span>", "–"
-        else:
+        value, expected = "–", "–"
+        if "value" in cell:
             low, high = cell["interval"]
             value = f"{cell['value']:.2f} <span class='quiet'>({low:.1f} to {high:.1f})</span>"
-            expected = f"{cell['expected']:.2f} ± {cell['tolerance']:.2f}" if cell["expected"] is not None else "none yet"
+        if cell.get("expected") is not None:
+            expected = f"{cell['expected']:.2f} ± {cell['tolerance']:.2f}"
+        why = f"<br><span class='quiet'>{escape(str(cell['reason']))}</span>" if cell.get("reason") else ""
         what = run.prompt.kind.replace("-", " ") + f", {run.prompt.size} px" if run.prompt else f"zero-shot, {run.split}"
         rows.append(
             f"<tr id='{escape(run.name)}'><td>{escape(run.dataset)}</td><td>{escape(what)}</td><td>{printed}</td><td>{value}</td>"
-            f"<td>{expected}</td><td>{_mark(cell['verdict'])}</td></tr>"
+            f"<td>{expected}</td><td>{_mark(cell['verdict'])}{why}</td></tr>"
         )
     return f"<div class='wide'><table><caption>{escape(caption)}</caption>{head}{''.join(rows)}</table></div>"
 
 
 def _statements(section: str, statements: Sequence[Entry]) -> str:
     rows = [
-        f"<tr><td>{escape(entry['sentence'])}</td><td>{escape(entry['evidence'])}</td><td>{_mark(entry['verdict'])}</td></tr>"
+        f"<tr><td>{_sentence(entry)}</td><td>{escape(entry['evidence'])}</td><td>{_mark(entry['verdict'])}</td></tr>"
         for entry in statements
         if entry["section"] == section
     ]
     if not rows:
         return ""
-    head = "<tr><th>The report says</th><th>This run</th><th>Verdict</th></tr>"
+    head = "<tr><th>Statement</th><th>This run</th><th>Verdict</th></tr>"
     return f"<div class='wide'><table>{head}{''.join(sorted(rows))}</table></div>"
 
 
-def _figure(figures: Mapping[str, Entry], key: str, title: str) -> str:
+def _merged(statements: Sequence[Entry]) -> list[Entry]:
+    """One entry a sentence and evidence: the cases of a parametrised proof count once, with the worst of their verdicts."""
+    worst_first = [Verdict.CONTRADICTED, Verdict.NOT_RUN, Verdict.WITHIN_NOISE, Verdict.CORRECTED, Verdict.REPRODUCED]
+    kept: dict[tuple[str, ...], Entry] = {}
+    for entry in sorted(statements, key=lambda entry: worst_first.index(Verdict(entry["verdict"]))):
+        kept.setdefault((entry["section"], entry["sentence"], entry["evidence"].split("[")[0]), entry)
+    return list(kept.values())
+
+
+def _sentence(entry: Entry) -> str:
+    """The statement tested; where it corrects the report, the report's own words below it."""
+    told = f"<br><span class='quiet'>The report says: {escape(entry['corrects'])}</span>" if entry.get("corrects") else ""
+    return escape(entry["sentence"]) + told
+
+
+def _figure(figures: Mapping[str, Entry], key: str) -> str:
+    title = key.replace("-", " ").capitalize()
     if key not in figures:
         return f"<p class='quiet'>{title}: not drawn in this run.</p>"
     entry = figures[key]

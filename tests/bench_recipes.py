@@ -1,0 +1,31 @@
+"""How the miniature recipes were chosen: top-1 on VALIDATION images over a grid of learning rates.
+
+`pytest -s tests/bench_recipes.py` prints the table. Test images are never looked at here; the recipes in vp.experiments are the best
+rates of this table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from vp.data import load_images
+from vp.experiments import build_model, runs, train
+from vp.runtime import seed_everything
+
+RATES = (0.03, 0.1, 0.3, 1.0, 3.0)
+TRAINED = [run for run in runs("mini").values() if run.recipe]
+
+
+@pytest.mark.parametrize("run", TRAINED, ids=[run.name for run in TRAINED])
+def test_validation_accuracy_by_learning_rate(run) -> None:
+    """Prints validation top-1 after each epoch for each learning rate."""
+    for rate in RATES:
+        seed_everything(0)
+        tried = replace(run, recipe=replace(run.recipe, learning_rate=rate))
+        model = build_model(tried, load_images(run.dataset, "train").class_names)
+        fitted = train(tried, model, seed=0, device=torch.device("cpu"), progress=False)
+        epochs = " ".join(f"{100 * row['validation_top1']:.1f}" for row in fitted.history)
+        print(f"\n{run.name:<16} rate {rate:<5} validation top-1 by epoch: {epochs}", end="")

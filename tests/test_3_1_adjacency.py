@@ -1,0 +1,460 @@
+"""Report 3.1: adjacency matrices, and what their powers count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from itertools import product
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from hypothesis import find, given
+from hypothesis import strategies as st
+
+from tests.controls import graphs as controls
+from tests.strategies import directed_graphs, graphs, matrix_of, multigraphs, permutations, seeds, simple_graphs, tangle, tensor
+from vp.graphs import DENSE_NODES, adjacency_matrix, count_walks, degree_matrix, degrees, walks
+from vp.writeup.figures import to_svg
+from vp.writeup.graph_figures import graphs_with_matrices, walk_counts
+
+LEAVES = range(2, 8)
+SPOKES = [(1, leaf) for leaf in LEAVES]
+RIM = [(2, 3), (3, 4), (4, 5), (5, 6), (6, 7), (7, 2)]
+
+STAR = [
+    [0, 1, 1, 1, 1, 1, 1],
+    [1, 0, 0, 0, 0, 0, 0],
+    [1, 0, 0, 0, 0, 0, 0],
+    [1, 0, 0, 0, 0, 0, 0],
+    [1, 0, 0, 0, 0, 0, 0],
+    [1, 0, 0, 0, 0, 0, 0],
+    [1, 0, 0, 0, 0, 0, 0],
+]
+WHEEL = [
+    [0, 1, 1, 1, 1, 1, 1],
+    [1, 0, 1, 0, 0, 0, 1],
+    [1, 1, 0, 1, 0, 0, 0],
+    [1, 0, 1, 0, 1, 0, 0],
+    [1, 0, 0, 1, 0, 1, 0],
+    [1, 0, 0, 0, 1, 0, 1],
+    [1, 1, 0, 0, 0, 1, 0],
+]
+CYCLE = [
+    [0, 1, 0, 0, 0, 1],
+    [1, 0, 1, 0, 0, 0],
+    [0, 1, 0, 1, 0, 0],
+    [0, 0, 1, 0, 1, 0],
+    [0, 0, 0, 1, 0, 1],
+    [1, 0, 0, 0, 1, 0],
+]
+CYCLE_SQUARED = [
+    [2, 0, 1, 0, 1, 0],
+    [0, 2, 0, 1, 0, 1],
+    [1, 0, 2, 0, 1, 0],
+    [0, 1, 0, 2, 0, 1],
+    [1, 0, 1, 0, 2, 0],
+    [0, 1, 0, 1, 0, 2],
+]
+
+
+def cycle() -> nx.Graph:
+    return nx.Graph([(1, 2), (2, 3), (3, 4), (4, 5), (5, 6), (6, 1)])
+
+
+# -- 3.1.a: the matrix of a graph ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.states("3.1.a", corrects="[[0, 1, 1, 1, 1, 1, 1], [1, 0, 0, 0, 0, 0], …, eight rows of six or seven entries")
+def test_the_first_graph_is_a_star() -> None:
+    """The first graph, a star with hub 1 and leaves 2 to 7, has ones in the hub's row and column and nowhere else."""
+    assert adjacency_matrix(nx.Graph(SPOKES)).tolist() == STAR
+
+
+@pytest.mark.states("3.1.a")
+def test_the_second_graph_is_a_wheel() -> None:
+    """The second graph, a wheel with hub 1 and rim 2 to 7, has the matrix printed: the star's, and a cycle on the rim."""
+    assert adjacency_matrix(nx.Graph(SPOKES + RIM)).tolist() == WHEEL
+
+
+@pytest.mark.states("3.1.a")
+def test_the_third_graph_is_a_cycle() -> None:
+    """The third graph, a cycle of six nodes, has the matrix printed."""
+    assert adjacency_matrix(cycle()).tolist() == CYCLE
+
+
+def assert_counts_edges(build: Callable[..., Any], graph: nx.Graph, nodelist: Sequence[Hashable]) -> None:
+    """A[i, j] is the total weight of the edges from the i-th to the j-th node, by a loop over all edges."""
+    A = build(graph, nodelist)
+    assert A.shape == (len(nodelist), len(nodelist))
+    for (i, u), (j, v) in product(enumerate(nodelist), repeat=2):
+        total = 0.0
+        for a, b, weight in graph.edges(data="weight", default=1):
+            if (a, b) == (u, v) or (not graph.is_directed() and (b, a) == (u, v)):
+                total += weight
+        assert A[i, j].item() == pytest.approx(total, rel=1e-6), f"{u} -> {v}"
+
+
+@pytest.mark.states("3.1.a")
+@given(graph=graphs(), data=st.data())
+def test_entries_count_the_edges_from_u_to_v(graph: nx.Graph, data: st.DataObject) -> None:
+    """A[u, v] is the number (or total weight) of edges from u to v, in the order of the node list; a self-loop counts once."""
+    assert_counts_edges(adjacency_matrix, graph, data.draw(permutations(len(graph))))
+
+
+@given(graph=graphs(), data=st.data())
+def test_the_matrix_is_the_one_of_networkx(graph: nx.Graph, data: st.DataObject) -> None:
+    """Any graph, in any order of its nodes, has the matrix that networkx gives it."""
+    nodelist = data.draw(permutations(len(graph)))
+    expected = torch.from_numpy(nx.to_numpy_array(graph, nodelist))
+    assert torch.equal(adjacency_matrix(graph, nodelist, dtype=torch.float64), expected)
+
+
+@given(graph=graphs(), data=st.data())
+def test_graph_edge_list_and_edge_index_give_the_same_matrix(graph: nx.Graph, data: st.DataObject) -> None:
+    """A networkx graph, its edge list and its edge index have the same matrix, dense or in compressed sparse rows."""
+    nodelist = data.draw(permutations(len(graph)))
+    triples = list(graph.edges(data="weight", default=1))
+    index = torch.tensor([[u, v] for u, v, _ in triples], dtype=torch.long).reshape(-1, 2).T
+    weights = torch.tensor([weight for *_, weight in triples], dtype=torch.float64)
+    both_ways = {"undirected": not graph.is_directed(), "dtype": torch.float64}
+    dense = adjacency_matrix(graph, nodelist, dtype=torch.float64)
+    for same in (
+        adjacency_matrix(triples, nodelist, **both_ways),
+        adjacency_matrix(index, nodelist, weights=weights, **both_ways),
+        adjacency_matrix(index.numpy(), nodelist, weights=weights, **both_ways),
+        adjacency_matrix(graph, nodelist, sparse=True, dtype=torch.float64).to_dense(),
+        adjacency_matrix(triples, nodelist, sparse=True, **both_ways).to_dense(),
+    ):
+        torch.testing.assert_close(same, dense)
+
+
+def test_without_a_node_list_rows_come_in_the_graphs_own_order() -> None:
+    """Rows are in networkx's order, in the order in which an edge list first names nodes, or 0, 1, ... for an edge index."""
+    edges = [("c", "a"), ("a", "b")]
+    expected = [[0, 1, 0], [0, 0, 1], [0, 0, 0]]
+    assert adjacency_matrix(nx.DiGraph(edges)).tolist() == adjacency_matrix(edges).tolist() == expected
+    assert adjacency_matrix(torch.tensor([[2, 0], [0, 1]])).tolist() == [[0, 1, 0], [0, 0, 0], [1, 0, 0]]
+
+
+@pytest.mark.parametrize("graph", [[(0, 1)], torch.tensor([[0], [1]])], ids=["edge-list", "edge-index"])
+def test_a_node_list_may_add_isolated_nodes_to_edges(graph: Any) -> None:
+    """Edges alone cannot name isolated nodes; a node list adds them as zero rows and columns."""
+    assert adjacency_matrix(graph, range(3)).tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 0]]
+
+
+@pytest.mark.states("3.1.a")
+@given(graph=simple_graphs())
+def test_the_matrix_is_symmetric_exactly_if_the_graph_is_undirected(graph: nx.Graph) -> None:
+    """The matrix of an undirected graph is symmetric; that of a directed one unless every edge has its reverse is not."""
+    A = adjacency_matrix(graph)
+    assert torch.equal(A, A.T)
+    one_way = adjacency_matrix(nx.DiGraph(graph.edges))
+    assert torch.equal(one_way, one_way.T) == (graph.number_of_edges() == 0)
+
+
+@pytest.mark.states("3.1.a")
+@given(graph=graphs(), layout=st.booleans())
+def test_the_degree_matrix_holds_the_row_sums(graph: nx.Graph, layout: bool) -> None:
+    """D is diagonal; D[v, v] is the total weight of the edges that leave v, a self-loop counted once."""
+    A = adjacency_matrix(graph, dtype=torch.float64, sparse=layout)
+    D = degree_matrix(A)
+    assert D.layout == A.layout
+    expected = torch.zeros(len(graph), len(graph), dtype=torch.float64)
+    for v in graph:
+        expected[v, v] = sum(weight for *_, weight in graph.edges(v, data="weight", default=1))
+    torch.testing.assert_close(D.to_dense(), expected)
+    torch.testing.assert_close(degrees(A), expected.diag())
+
+
+# -- 3.1.b, 3.1.c: powers count walks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.states("3.1.b", corrects="[[201010], [02010], [102010], [102010], [010201], [101020], [0101020]")
+def test_the_square_of_the_cycle() -> None:
+    """The square of the cycle's matrix has 2 on the diagonal (there and back, both ways) and 1 between nodes two steps apart."""
+    assert count_walks(adjacency_matrix(cycle()), 2).tolist() == CYCLE_SQUARED
+
+
+def assert_counts_walks(count: Callable[..., Any], graph: nx.Graph, n: int) -> None:
+    """Entry [u, v] is the number of node sequences of n edges from u to v, parallel edges apart, by trying all sequences."""
+    size = len(graph)
+    counted = count(matrix_of(graph), n)
+    expected = np.zeros((size, size), dtype=int)
+    for sequence in product(range(size), repeat=n + 1):
+        ways = 1
+        for u, v in zip(sequence, sequence[1:], strict=False):
+            ways *= graph.number_of_edges(u, v)
+        expected[sequence[0], sequence[-1]] += ways
+    assert counted.tolist() == expected.tolist()
+
+
+@pytest.mark.states("3.1.c", corrects="(A^n)_uv representing the number of paths of length n from node u to node v in the graph")
+@given(graph=st.one_of(simple_graphs(max_nodes=4), directed_graphs(max_nodes=4), multigraphs(max_nodes=4)), n=st.integers(0, 4))
+def test_powers_count_walks(graph: nx.Graph, n: int) -> None:
+    """(A^n)_uv is the number of walks of n edges from u to v: nodes may repeat."""
+    assert_counts_walks(count_walks, graph, n)
+
+
+@given(graph=st.one_of(simple_graphs(max_nodes=4), directed_graphs(max_nodes=4), multigraphs(max_nodes=4)), n=st.integers(0, 4))
+def test_walks_are_enumerated_one_by_one(graph: nx.Graph, n: int) -> None:
+    """`walks` lists as many walks as are counted, each of them n edges of the graph from u to v."""
+    counts = count_walks(matrix_of(graph), n)
+    for u, v in product(graph, repeat=2):
+        listed = list(walks(graph, u, v, n))
+        assert len(listed) == counts[u, v]
+        for walk in listed:
+            assert (walk[0], walk[-1], len(walk)) == (u, v, n + 1)
+            assert all(graph.has_edge(a, b) for a, b in zip(walk, walk[1:], strict=False))
+
+
+@pytest.mark.states("3.1.c", corrects="(A^2)_uv represents the number of paths of length 2 from node u to node v")
+@given(graph=simple_graphs(min_nodes=2).filter(lambda graph: graph.number_of_edges() > 0))
+def test_walks_are_not_paths(graph: nx.Graph) -> None:
+    """At the end of any edge (A^2)_uu > 0, yet no path of length 2 leads from u to u: the walk goes there and back."""
+    squared = count_walks(adjacency_matrix(graph), 2)
+    u = next(iter(graph.edges))[0]
+    assert squared[u, u] == graph.degree(u) > 0
+    assert list(nx.all_simple_paths(graph, u, u, cutoff=2)) in ([], [[u]])
+
+
+@given(graph=simple_graphs(), n=st.integers(0, 8))
+def test_networkx_counts_the_same_walks(graph: nx.Graph, n: int) -> None:
+    """The counts are those of networkx, as long as they fit its 64 bits."""
+    if len(graph):
+        expected = nx.number_of_walks(graph, n)
+        assert count_walks(adjacency_matrix(graph), n).tolist() == [[expected[u][v] for v in graph] for u in graph]
+
+
+def assert_exact_on_complete_graphs(count: Callable[..., Any], size: int, n: int) -> None:
+    """On the complete graph the count has a closed form, in exact integers."""
+    A = torch.ones(size, size) - torch.eye(size)
+    closed = ((size - 1) ** n + (size - 1) * (-1) ** n) // size
+    back = ((size - 1) ** n - (-1) ** n) // size
+    assert count(A, n).tolist() == [[closed if u == v else back for v in range(size)] for u in range(size)]
+
+
+@pytest.mark.states("3.1.c")
+@given(size=st.integers(1, 12), n=st.integers(0, 200))
+def test_counts_are_exact_however_large(size: int, n: int) -> None:
+    """Counts are exact integers of any size: on N nodes, all joined, ((N - 1)^n + (N - 1)(-1)^n) / N lead from a node to itself."""
+    assert_exact_on_complete_graphs(count_walks, size, n)
+
+
+def test_sixty_nodes_and_fifty_steps() -> None:
+    """The complete graph of 60 nodes has walks of 50 steps in numbers of 289 bits, and they are counted exactly."""
+    assert_exact_on_complete_graphs(count_walks, 60, 50)
+
+
+@pytest.mark.states("3.1.c")
+@given(graph=simple_graphs())
+def test_the_traces_count_edges_and_triangles(graph: nx.Graph) -> None:
+    """In a simple graph trace(A^2) is twice the number of edges and trace(A^3) six times the number of triangles."""
+    A = adjacency_matrix(graph)
+    assert count_walks(A, 2).trace() == 2 * graph.number_of_edges()
+    assert count_walks(A, 3).trace() == 2 * sum(nx.triangles(graph).values())  # networkx counts a triangle at each corner
+
+
+@pytest.mark.states("3.1.c")
+@given(graph=st.one_of(simple_graphs(), directed_graphs()))
+def test_the_first_walk_is_the_shortest_path(graph: nx.Graph) -> None:
+    """The smallest n with (A^n)_uv > 0 is the distance from u to v; if there is none up to N, v cannot be reached."""
+    A = adjacency_matrix(graph)
+    powers = [count_walks(A, n) for n in range(len(graph) + 1)]
+    for u in graph:
+        distances = nx.single_source_shortest_path_length(graph, u)
+        for v in graph:
+            assert next((n for n, power in enumerate(powers) if power[u, v]), None) == distances.get(v)
+
+
+@pytest.mark.states("3.1.c")
+@given(graph=simple_graphs(), n=st.integers(0, 6))
+def test_powers_of_an_undirected_graph_are_symmetric(graph: nx.Graph, n: int) -> None:
+    """In an undirected graph as many walks lead from u to v as back: every A^n is symmetric."""
+    power = count_walks(adjacency_matrix(graph), n)
+    assert (power == power.T).all()
+
+
+def test_a_power_of_a_directed_graph_may_be_symmetric() -> None:
+    """A one-way triangle has a matrix that is not symmetric, though its third power, the identity, is."""
+    A = adjacency_matrix([(0, 1), (1, 2), (2, 0)])
+    assert not torch.equal(A, A.T)
+    assert count_walks(A, 3).tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+
+
+@pytest.mark.states("3.1.c")
+@given(graph=graphs(), n=st.integers(0, 4), data=st.data())
+def test_relabelling_conjugates_the_matrix(graph: nx.Graph, n: int, data: st.DataObject) -> None:
+    """Renumbering the nodes turns A into P A P^T and every A^n into P A^n P^T: the walks stay the same."""
+    order = data.draw(permutations(len(graph)))
+    P = torch.eye(len(graph), dtype=torch.float64)[order]
+    A, renumbered = (adjacency_matrix(graph, nodes, dtype=torch.float64) for nodes in (None, order))
+    torch.testing.assert_close(renumbered, P @ A @ P.T)
+    edges = (A != 0).int()
+    assert count_walks((renumbered != 0).int(), n).tolist() == count_walks(edges, n)[np.ix_(order, order)].tolist()
+
+
+@given(seed=seeds, dtype=st.sampled_from([torch.int64, torch.float32, torch.bool]), layout=st.booleans())
+def test_whole_numbers_of_any_type_are_counted(seed: int, dtype: torch.dtype, layout: bool) -> None:
+    """Entries may be integers, booleans or whole floating-point numbers, dense or sparse, of torch or of numpy."""
+    A = (tensor(seed, 4, 4) > 0).to(dtype)
+    expected = count_walks(A.int(), 3).tolist()
+    index = A.nonzero().T
+    same = adjacency_matrix(index, range(4), sparse=layout, dtype=dtype)
+    assert count_walks(same, 3).tolist() == count_walks(A.numpy(), 3).tolist() == expected
+    assert all(type(entry) is int for row in expected for entry in row)
+
+
+# -- what is refused -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("graph", "arguments", "complaint"),
+    [
+        (nx.path_graph(3), {"nodelist": [0, 1]}, r"misses 1 node\(s\) of the graph: 2"),
+        (nx.path_graph(3), {"nodelist": [0, 1, 1]}, "3 entries but 2 nodes"),
+        (nx.path_graph(3), {"nodelist": [0, 1, 2, 3]}, r"1 node\(s\) that the graph has not: 3"),
+        ([(0, 1)], {"nodelist": [0]}, r"misses 1 node\(s\) of the graph: 1"),
+        ([(0, 1)], {"weights": torch.ones(1)}, "weights belong to an edge index"),
+        ([(0, 1, 2, 3)], {}, r"has 4 entries: expected \(u, v\)"),
+        (torch.zeros(3, 2, dtype=torch.long), {}, r"is \(3, 2\) of torch.int64: expected integers of shape \(2, E\)"),
+        (torch.zeros(2, 3), {}, r"is \(2, 3\) of torch.float32: expected integers"),
+        (torch.tensor([[0], [-1]]), {}, "names node -1"),
+        (torch.tensor([[0], [1]]), {"weights": torch.ones(2)}, r"weights are \(2,\): expected one per edge, \(1,\)"),
+        (torch.tensor([[0], [1]]), {"nodelist": [0]}, r"misses 1 node\(s\) of the graph: 1"),
+        (torch.tensor([[0], [1]]), {"nodelist": [0, 1, "a"]}, "nodelist names 'a'"),
+    ],
+)
+def test_a_graph_that_cannot_be_read_is_refused(graph: Any, arguments: dict[str, Any], complaint: str) -> None:
+    """A node list or an edge index that does not fit is refused with what was given and what was expected."""
+    with pytest.raises(ValueError, match=complaint):
+        adjacency_matrix(graph, **arguments)
+
+
+def test_a_dense_matrix_too_large_is_refused_with_advice() -> None:
+    """Above 10,000 nodes a dense matrix is refused, and the sparse one recommended, which works."""
+    assert DENSE_NODES == 10_000
+    edge = torch.tensor([[0], [100_000 - 1]])
+    with pytest.raises(ValueError, match=r"100,000 nodes takes 37\.3 GiB \(limit 10,000 nodes\): give sparse=True"):
+        adjacency_matrix(edge)
+    assert adjacency_matrix(edge, sparse=True).shape == (100_000, 100_000)
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), -1.0])
+@pytest.mark.parametrize("layout", [False, True], ids=["dense", "sparse"])
+def test_a_degree_needs_weights(weight: float, layout: bool) -> None:
+    """NaN, infinite and negative weights have no degree."""
+    A = adjacency_matrix([(0, 1, weight)], sparse=layout)
+    with pytest.raises(ValueError, match="NaN, infinite or negative weights"):
+        degree_matrix(A)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (2,), (2, 2, 2)])
+def test_a_matrix_that_is_not_square_is_refused(shape: tuple[int, ...]) -> None:
+    """Degrees and walks need a square matrix."""
+    for refuses in (degrees, degree_matrix, lambda A: count_walks(A, 1)):
+        with pytest.raises(ValueError, match=r"A is \(2.*\): expected \(N, N\)"):
+            refuses(torch.ones(shape))
+
+
+@pytest.mark.parametrize("entry", [0.5, -1.0, float("nan"), float("inf")])
+def test_walks_are_counted_along_whole_edges(entry: float) -> None:
+    """An entry that is not a whole number of edges is refused."""
+    with pytest.raises(ValueError, match=f"A has an entry {entry}"):
+        count_walks(torch.tensor([[0.0, entry], [1.0, 0.0]]), 2)
+
+
+@pytest.mark.parametrize("n", [-1, 2.0])
+def test_a_walk_has_a_whole_number_of_steps(n: Any) -> None:
+    """A negative or fractional length is refused."""
+    with pytest.raises(ValueError, match=f"n = {n}"):
+        count_walks(torch.eye(2), n)
+
+
+def test_walks_between_nodes_that_are_not_there_are_refused() -> None:
+    """Enumerating walks from or to an unknown node, or of negative length, is refused at once."""
+    with pytest.raises(ValueError, match="7 is not one of the 6 nodes"):
+        walks(nx.cycle_graph(6), 0, 7, 2)
+    with pytest.raises(ValueError, match="n = -1"):
+        walks(nx.cycle_graph(6), 0, 0, -1)
+
+
+# -- controls and figures --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        controls.transposed_adjacency,
+        controls.edges_one_way_only,
+        controls.parallel_edges_once,
+        controls.self_loops_twice,
+        controls.weights_ignored,
+        controls.node_list_ignored,
+    ],
+    ids=lambda control: control.__name__,
+)
+def test_wrong_adjacency_matrices_are_rejected(wrong: Callable[..., Any]) -> None:
+    """Each wrong way to build A fails the count of edges."""
+    undirected = nx.MultiGraph([(0, 1), (0, 1), (1, 1), (1, 2)])
+    with pytest.raises(AssertionError):  # noqa: PT012 - which of the two graphs tells a control apart differs
+        assert_counts_edges(wrong, tangle(), [3, 1, 0, 2, 4])
+        assert_counts_edges(wrong, undirected, [0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "rule", "example"),
+    [
+        (controls.elementwise_power, assert_counts_walks, (nx.cycle_graph(4), 3)),
+        (controls.one_step_too_many, assert_counts_walks, (nx.cycle_graph(4), 3)),
+        (controls.walks_that_may_rest, assert_counts_walks, (nx.cycle_graph(4), 3)),
+        (controls.walks_backwards, assert_counts_walks, (nx.DiGraph([(0, 1), (0, 2), (1, 2)]), 1)),
+        (controls.paths_for_walks, assert_counts_walks, (nx.cycle_graph(4), 3)),
+        (controls.walks_in_64_bits, assert_exact_on_complete_graphs, (30, 14)),
+        (controls.walks_in_floating_point, assert_exact_on_complete_graphs, (30, 14)),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_wrong_counts_of_walks_are_rejected(wrong: Callable[..., Any], rule: Callable[..., None], example: tuple[Any, ...]) -> None:
+    """Each wrong count fails the property named for it."""
+    with pytest.raises(AssertionError):
+        rule(wrong, *example)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        ("empty", lambda graph: len(graph) == 0),
+        ("a single node", lambda graph: len(graph) == 1),
+        ("disconnected", lambda graph: len(graph) > 2 and not nx.is_connected(graph.to_undirected()) and graph.number_of_edges() > 1),
+        ("dense", lambda graph: len(graph) > 3 and nx.density(graph) >= 0.8),
+        ("directed", lambda graph: graph.is_directed() and graph.number_of_edges() > 1),
+        ("weighted", lambda graph: any(weight not in (None, 1) for *_, weight in graph.edges(data="weight"))),
+        ("parallel edges", lambda graph: graph.is_multigraph() and graph.number_of_edges() > len(set(graph.edges()))),
+        ("self-loops", lambda graph: nx.number_of_selfloops(graph) > 0),
+    ],
+)
+def test_graphs_of_every_kind_are_drawn(name: str, is_one: Callable[[nx.Graph], bool]) -> None:
+    """The properties of section 3 range over graphs of each kind that the definitions treat apart."""
+    assert is_one(find(graphs(), is_one)), name
+
+
+def test_the_three_graphs_are_drawn(record: Callable[..., None]) -> None:
+    """The writeup shows the three graphs above their matrices."""
+    drawn = {"star": nx.Graph(SPOKES), "wheel": nx.Graph(SPOKES + RIM), "cycle": cycle()}
+    svg = to_svg(graphs_with_matrices(drawn, [STAR, WHEEL, CYCLE]), "the-three-graphs")
+    assert svg.count(">1</text>") == sum(row.count(1) for row in STAR + WHEEL + CYCLE) + 3 * 3  # nodes, row and column called 1
+    caption = "A star with hub 1, the wheel with the same hub, and a cycle of six nodes; below each its adjacency matrix."
+    record("figure", id="the-three-graphs", caption=caption, svg=svg)
+
+
+def test_the_walks_on_the_cycle_are_drawn(record: Callable[..., None]) -> None:
+    """The writeup shows how the walks on the cycle grow."""
+    powers = {n: count_walks(adjacency_matrix(cycle()), n).tolist() for n in range(1, 6)}
+    assert (powers[1], powers[2]) == (CYCLE, CYCLE_SQUARED)
+    caption = (
+        "Powers of the cycle's matrix: row u, column v holds the number of walks of n edges from u to v. Walks of odd length never "
+        "lead back to a node, and 2^n of them leave every node, whereas at most two paths join two nodes."
+    )
+    record("figure", id="walks-on-the-cycle", caption=caption, svg=to_svg(walk_counts(powers), "walks-on-the-cycle"))

@@ -1,0 +1,327 @@
+"""Report 3.2: the graph convolution node by node, and as a case of message passing."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import networkx as nx
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.autograd.functional import jacobian
+
+from tests.controls import graphs as controls
+from tests.strategies import Layer, adjacencies, directed_graphs, features, layers, matrix_of, seeds, simple_graphs, sparse, tangle
+from vp.graphs import graph_convolution, graph_convolution_by_messages, graph_convolution_by_node, message_passing
+
+FORMS = [graph_convolution, graph_convolution_by_node, graph_convolution_by_messages]
+
+
+@pytest.fixture(scope="module")
+def pyg() -> ModuleType:
+    """PyTorch Geometric, whose import uses a deprecated part of torch."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated", category=DeprecationWarning)
+        import torch_geometric.nn
+    return torch_geometric.nn
+
+
+def for_pyg(A: Tensor) -> Tensor:
+    """The edge index along which PyTorch Geometric sends what row v of A reads, an edge for each unit of A's whole numbers."""
+    counts = A.to_dense().long()
+    v, u = counts.nonzero(as_tuple=True)
+    return torch.stack([u, v]).repeat_interleave(counts[v, u], dim=1)
+
+
+def tangled_layer() -> Layer:
+    """Features and square weights on the graph with everything."""
+    return Layer(matrix_of(tangle()), features(1, 5, 3), features(2, 3, 3), features(3, 3, 3))
+
+
+# -- 3.2.a: where the structure appears -------------------------------------------------------------------------------------
+
+
+def assert_is_the_reports_layer(layer: Callable[..., Tensor], example: Layer) -> None:
+    """h'_v = sigma(W sum_u A[v, u] h_u / deg(v) + B h_v), number by number in plain Python."""
+    A, H, W, B = (matrix.to_dense().tolist() for matrix in example)
+    expected = []
+    for v in range(len(A)):
+        degree = sum(A[v])
+        mean = [sum(A[v][u] * H[u][i] for u in range(len(A))) / degree if degree else 0.0 for i in range(len(W[0]))]
+        inside = [sum(w * m + b * h for w, m, b, h in zip(W_o, mean, B_o, H[v], strict=True)) for W_o, B_o in zip(W, B, strict=True)]
+        expected.append([max(0.0, value) for value in inside])
+    result = layer(*example, torch.relu)
+    torch.testing.assert_close(result, torch.tensor(expected, dtype=torch.float64).reshape(len(A), len(W)))
+
+
+@pytest.mark.states("3.2.a", corrects="weighted by the inverse degree of each neighbour node")
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
+@given(example=layers())
+def test_a_layer_divides_by_the_degree_of_the_receiving_node(form: Callable[..., Tensor], example: Layer) -> None:
+    """The structure appears in the sum over N(v), and that sum is divided by the degree |N(v)| of the RECEIVING node v."""
+    assert_is_the_reports_layer(form, example)
+
+
+@pytest.mark.states("3.2.a")
+@given(example=layers())
+def test_without_edges_a_layer_is_a_linear_layer_at_each_node(example: Layer) -> None:
+    """Without the sum there is no structure: on a graph without edges the layer is sigma(B h_v), node by node."""
+    _, H, W, B = example
+    alone = torch.nn.functional.linear(H, B).relu()
+    for form in FORMS:
+        torch.testing.assert_close(form(torch.zeros(len(H), len(H)), H, W, B), alone)
+
+
+@pytest.mark.states("3.2.a")
+@given(A=adjacencies(), B=adjacencies(), seed=seeds)
+def test_the_structure_is_seen_through_the_mean_only(A: Tensor, B: Tensor, seed: int) -> None:
+    """The layer sees the graph through the mean only: if all features are equal, so are the outputs at all nodes with neighbours."""
+    h, W_self, W_mean = features(seed, 1, 3), features(seed + 1, 2, 3), features(seed + 2, 2, 3)
+    outputs = []
+    for matrix in (A, B):
+        output = graph_convolution(matrix, h.expand(len(matrix), -1), W_mean, W_self)
+        outputs.append(output[matrix.to_dense().sum(1) > 0])
+    everywhere = torch.cat(outputs)
+    torch.testing.assert_close(everywhere, everywhere[:1].expand_as(everywhere))
+
+
+def test_an_isolated_node_keeps_only_its_own_term() -> None:
+    """A node without neighbours gets sigma(B h_v), finite, and so are all gradients."""
+    A, H, W, B = tangled_layer()
+    H.requires_grad_()
+    for form in FORMS:
+        for layout in (A, sparse(A)):
+            output = form(layout, H, W, B, torch.tanh)
+            torch.testing.assert_close(output[4], torch.tanh(B @ H[4]))
+            (gradient,) = torch.autograd.grad(output.sum(), H)
+            assert gradient.isfinite().all()
+
+
+def test_a_self_loop_makes_a_node_its_own_neighbour() -> None:
+    """Node 3, with a loop of weight 1 and an edge of weight 3 to node 0, averages (h_3 + 3 h_0) / 4."""
+    A, H, W, B = tangled_layer()
+    for form in FORMS:
+        torch.testing.assert_close(form(A, H, W, B, lambda x: x)[3], W @ (H[3] + 3 * H[0]) / 4 + B @ H[3])
+
+
+def test_parallel_edges_and_weights_add_up() -> None:
+    """Node 0, with two edges to node 1 and one of weight 0.5 to node 2, averages (2 h_1 + 0.5 h_2) / 2.5."""
+    A, H, W, B = tangled_layer()
+    for form in FORMS:
+        torch.testing.assert_close(form(A, H, W, B, lambda x: x)[0], W @ (2 * H[1] + 0.5 * H[2]) / 2.5 + B @ H[0])
+
+
+def test_a_directed_node_reads_what_it_points_at() -> None:
+    """With a single edge 0 -> 1, node 0 receives h_1 and node 1 nothing."""
+    A = torch.tensor([[0.0, 1.0], [0.0, 0.0]], dtype=torch.float64)
+    H, identity = features(0, 2, 2), torch.eye(2, dtype=torch.float64)
+    for form in FORMS:
+        expected = torch.stack([H[1], torch.zeros(2, dtype=torch.float64)])
+        torch.testing.assert_close(form(A, H, identity, 0 * identity, lambda x: x), expected)
+
+
+# -- 3.2.b: message passing -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.states("3.2.b")
+@given(example=layers())
+def test_a_graph_convolution_is_message_passing(example: Layer) -> None:
+    """A graph convolution is message passing with linear functions: message W h_u, mean, update sigma(m_v + B h_v)."""
+    A, H, W, B = example
+    linear = message_passing(A, H, lambda v, u: u @ W.T, lambda H, received: torch.tanh(received + H @ B.T), "mean")
+    torch.testing.assert_close(linear, graph_convolution(A, H, W, B, torch.tanh))
+
+
+@pytest.mark.states("3.2.b")
+@given(example=layers(min_nodes=1))
+def test_a_graph_convolution_is_the_sageconv_of_pytorch_geometric(pyg: ModuleType, example: Layer) -> None:
+    """The layer is PyTorch Geometric's SAGEConv with the mean, on the flipped edge index."""
+    A, H, W, B = example
+    A = A.to_dense().ceil()
+    theirs = pyg.SAGEConv(W.shape[1], W.shape[0], aggr="mean", bias=False).double()
+    with torch.no_grad():
+        theirs.lin_l.weight.copy_(W)
+        theirs.lin_r.weight.copy_(B)
+        expected = theirs(H, for_pyg(A)).relu()
+    for form in FORMS:
+        torch.testing.assert_close(form(A, H, W, B), expected)
+
+
+def message(receiver: Tensor, sender: Tensor) -> Tensor:
+    """Not linear, and different for each receiver."""
+    return torch.tanh(receiver - 2 * sender) * sender
+
+
+def update(H: Tensor, received: Tensor) -> Tensor:
+    """Not linear, and different from the message."""
+    return torch.cat([H.sin(), received * H], dim=1)
+
+
+def assert_passes_messages(passing: Callable[..., Tensor], example: Layer, aggregate: str) -> None:
+    """m_v over all edges (v, u) in a loop, then the update node by node."""
+    A, H, _, _ = example
+    A = A.to_dense()
+    received = torch.zeros_like(H)
+    for v in range(len(A)):
+        weights = [A[v, u] for u in range(len(A)) if A[v, u]]
+        messages = [message(H[v], H[u]) for u in range(len(A)) if A[v, u]]
+        for weight, arrived in zip(weights, messages, strict=True):
+            received[v] += weight * arrived / (sum(weights) if aggregate == "mean" else 1)
+        if messages and aggregate == "max":
+            received[v] = torch.stack(messages).amax(0)
+    torch.testing.assert_close(passing(example.A, H, message, update, aggregate), update(H, received))
+
+
+@pytest.mark.states("3.2.b")
+@pytest.mark.parametrize("aggregate", ["sum", "mean", "max"])
+@given(example=layers())
+def test_message_and_update_functions_are_free(example: Layer, aggregate: str) -> None:
+    """In message passing the message and update functions are free: any functions of (h_v, h_u) and of (h_v, m_v)."""
+    assert_passes_messages(message_passing, example, aggregate)
+
+
+@pytest.mark.parametrize("aggregate", ["sum", "mean", "max"])
+@given(example=layers(min_nodes=1))
+def test_message_passing_is_that_of_pytorch_geometric(pyg: ModuleType, example: Layer, aggregate: str) -> None:
+    """A MessagePassing module of PyTorch Geometric with the same functions gives the same output on the flipped edge index."""
+
+    class Theirs(pyg.MessagePassing):
+        def message(self, x_i: Tensor, x_j: Tensor) -> Tensor:
+            return message(x_i, x_j)
+
+        def update(self, received: Tensor, x: Tensor) -> Tensor:
+            return update(x, received)
+
+    A = example.A.to_dense().ceil()
+    expected = Theirs(aggr=aggregate).propagate(for_pyg(A), x=example.H)
+    torch.testing.assert_close(message_passing(A, example.H, message, update, aggregate), expected)
+
+
+def reached(form: Callable[..., Tensor], A: Tensor, depth: int) -> Tensor:
+    """(N, N): whether the output at v after `depth` layers depends on the input at u. Positive weights let nothing cancel."""
+    W, B = features(depth, 2, 2).abs() + 0.1, features(depth + 1, 2, 2).abs() + 0.1
+
+    def network(H: Tensor) -> Tensor:
+        for _ in range(depth):
+            H = form(A, H, W, B, torch.sigmoid)
+        return H
+
+    dependence = jacobian(network, features(depth + 2, len(A), 2))
+    return dependence.abs().sum((1, 3)) > 0
+
+
+def assert_sees_the_ball(form: Callable[..., Tensor], graph: nx.Graph, depth: int) -> None:
+    """The output at v depends on the input at u exactly if u is within `depth` steps of v."""
+    A = matrix_of(graph)
+    ball = torch.zeros(len(graph), len(graph), dtype=torch.bool)
+    for v in graph:
+        for u in nx.single_source_shortest_path_length(graph, v, cutoff=depth):
+            ball[v, u] = True
+    for layout in (A, sparse(A)):
+        assert torch.equal(reached(form, layout, depth), ball)
+
+
+@pytest.mark.states("3.2.b", corrects="we can propagate messages to nodes that are not immediate neighbours of a node")
+@given(graph=st.one_of(simple_graphs(min_nodes=1), directed_graphs(min_nodes=1)), depth=st.integers(1, 3))
+def test_k_layers_see_exactly_the_k_hop_ball(graph: nx.Graph, depth: int) -> None:
+    """A layer of either reaches immediate neighbours only; k layers see the nodes within k hops, every one and no others."""
+    assert_sees_the_ball(graph_convolution, graph, depth)
+
+
+@given(graph=st.one_of(simple_graphs(min_nodes=1), directed_graphs(min_nodes=1)), depth=st.integers(1, 3))
+def test_k_layers_of_message_passing_see_no_further(graph: nx.Graph, depth: int) -> None:
+    """Free message and update functions do not reach further than k hops in k layers."""
+
+    def layer(A: Tensor, H: Tensor, W: Tensor, B: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
+        def update(H: Tensor, received: Tensor) -> Tensor:
+            return H @ B.T + received
+
+        return message_passing(A, H, lambda v, u: activation(v + u) @ W.T, update, "sum")
+
+    assert_sees_the_ball(layer, graph, depth)
+
+
+# -- what is refused, and controls ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
+@pytest.mark.parametrize(
+    ("shapes", "complaint"),
+    [
+        (((3, 2), (3, 4), (5, 4), (5, 4)), r"A is \(3, 2\): expected \(N, N\)"),
+        (((3, 3), (2, 4), (5, 4), (5, 4)), r"H is \(2, 4\) of torch.float32: expected .*\(3, d\)"),
+        (((3, 3), (3,), (5, 4), (5, 4)), r"H is \(3,\) of"),
+        (((3, 3), (3, 4), (4, 5), (4, 5)), r"W is \(4, 5\) and B \(4, 5\): expected both \(d_out, 4\) for H \(3, 4\)"),
+        (((3, 3), (3, 4), (5, 4), (6, 4)), r"W is \(5, 4\) and B \(6, 4\)"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(form: Callable[..., Tensor], shapes: Any, complaint: str) -> None:
+    """A layer names the shapes given and expected."""
+    with pytest.raises(ValueError, match=complaint):
+        form(*(torch.zeros(shape) for shape in shapes))
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
+@pytest.mark.parametrize("weight", [float("nan"), -1.0])
+def test_a_mean_needs_weights(form: Callable[..., Tensor], weight: float) -> None:
+    """NaN or negative weights are refused: there is no degree to divide by."""
+    A, H, W, B = tangled_layer()
+    A[0, 1] = weight
+    with pytest.raises(ValueError, match="NaN, infinite or negative weights"):
+        form(A, H, W, B)
+
+
+def test_messages_that_do_not_fit_are_refused() -> None:
+    """A message function returns a row per edge, and the aggregate is one of three."""
+    A, H, _, _ = tangled_layer()
+    with pytest.raises(ValueError, match=r"messages are \(5, 3\): expected \(6, d_m\), a row per edge"):
+        message_passing(A, H, lambda v, u: u[:5], update)
+    with pytest.raises(ValueError, match="aggregate is 'median': expected one of sum, mean, max"):
+        message_passing(A, H, message, update, "median")
+    with pytest.raises(ValueError, match="integers|torch.int64: expected floating-point"):
+        message_passing(A, H.long(), message, update)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        controls.weights_exchanged,
+        controls.weights_transposed,
+        controls.own_term_forgotten,
+        controls.own_term_outside,
+        controls.activation_forgotten,
+        controls.degree_of_the_neighbour,
+        controls.degree_with_self_loop,
+        controls.self_loops_added,
+        controls.symmetric_normalisation,
+        controls.sum_in_place_of_mean,
+        controls.against_the_edges,
+        controls.isolated_nodes_become_nan,
+    ],
+    ids=lambda control: control.__name__,
+)
+def test_wrong_layers_are_rejected(wrong: Callable[..., Tensor]) -> None:
+    """Each wrong layer fails the comparison with the report's formula."""
+    with pytest.raises(AssertionError):
+        assert_is_the_reports_layer(wrong, tangled_layer())
+
+
+@pytest.mark.parametrize(
+    "wrong", [controls.messages_to_the_sender, controls.messages_unweighted, controls.update_forgets_the_node], ids=lambda c: c.__name__
+)
+def test_wrong_message_passing_is_rejected(wrong: Callable[..., Tensor]) -> None:
+    """Each wrong way to pass messages fails the loop over all edges."""
+    with pytest.raises(AssertionError):
+        assert_passes_messages(wrong, tangled_layer(), "sum")
+
+
+@pytest.mark.parametrize("wrong", [controls.two_hops_at_once, controls.everyone_sees_everyone, controls.sees_only_itself])
+def test_wrong_receptive_fields_are_rejected(wrong: Callable[..., Tensor]) -> None:
+    """A layer that reaches further than a hop, or less far, fails the comparison with the k-hop ball."""
+    with pytest.raises(AssertionError):
+        assert_sees_the_ball(wrong, nx.path_graph(5), 2)
