@@ -100,6 +100,14 @@ def results(request: pytest.FixtureRequest, scale: str) -> Callable[[str], list[
     return get
 
 
+@pytest.fixture
+def judge(request: pytest.FixtureRequest, scale: str, record: Callable[..., None]) -> Any:
+    """Judges cells and orderings, and records them for the writeup (tests/asserts.py)."""
+    from tests.asserts import Judge
+
+    return Judge(scale, request.config.getoption("--accept"), record, _first_line(request.function))
+
+
 @pytest.fixture(autouse=True)
 def _no_gpu_is_not_run(request: pytest.FixtureRequest) -> None:
     """A full-scale test on a machine without CUDA is NOT RUN, with the reason and the cure."""
@@ -127,12 +135,16 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report.vp_entries = entries
 
 
+def _first_line(function: Any) -> str:
+    return str(function.__doc__).strip().splitlines()[0]
+
+
 def _statement(item: pytest.Item, stated: pytest.Mark, report: pytest.TestReport) -> dict[str, Any]:
     """A theorem's entry: proved by its passing test, contradicted by a failing one, NOT RUN by a skipped one."""
     corrects = stated.kwargs.get("corrects")
     verdict = {"passed": "corrected" if corrects else "reproduced", "failed": "contradicted", "skipped": "NOT RUN"}[report.outcome]
     evidence = {"passed": "proved by", "failed": "refuted by", "skipped": "skipped:"}[report.outcome]
-    sentence = str(item.function.__doc__).strip().splitlines()[0]
+    sentence = _first_line(item.function)
     where = f"{evidence} {item.nodeid}"
     return {
         "kind": "statement",

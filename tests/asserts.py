@@ -3,62 +3,122 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from vp.evaluation import paired_test, wilson_interval
-from vp.expectations import Expectation, Verdict, cell_verdict, ordering_verdict
+from conftest import EXPECTATIONS
+from vp.evaluation import contrast_test, paired_test, wilson_interval
+from vp.expectations import Verdict, cell_verdict, load_expectations, load_known_failures, ordering_verdict
 from vp.experiments import Result
 
-Record = Callable[..., None]
+Cells = Sequence[Sequence[Result]]  # one sequence of results (a seed each) for each matching cell
 
 
-def judge_cell(results: Sequence[Result], expectation: Expectation | None, record: Record, *, accept: bool = False) -> None:
-    """Fails when the mean top-1 over the seeds is neither within the tolerance nor within the noise of the test images."""
-    name = results[0].run
-    seeds = [result.top1 for result in results]
-    value, total = fmean(seeds), results[0].total
-    low, high = (100 * bound for bound in wilson_interval(round(value * total / 100), total))
-    verdict = Verdict.NOT_RUN if expectation is None else cell_verdict(value, (low, high), expectation)
-    cell = {"run": name, "value": value, "interval": (low, high), "seeds": seeds, "verdict": str(verdict)}
-    record(
-        "cell",
-        **cell,
-        expected=expectation.value if expectation else None,
-        tolerance=expectation.tolerance if expectation else None,
-        reason=None if expectation else "no expectation is committed for this run",
-    )
-    if accept:
-        pytest.fail(f"{name}: {value:.2f} accepted as the expectation; run again without --accept to be judged by it")
-    if expectation is None:
-        pytest.fail(f"{name}: {value:.2f} measured, but no expectation is committed; run with --accept --seeds 3")
-    if verdict is Verdict.CONTRADICTED:
-        pytest.fail(
-            f"{name}: top-1 {value:.2f}% (95% interval {low:.2f} to {high:.2f}), expected {expectation.value:.2f} "
-            f"+- {expectation.tolerance:.2f} ({expectation.reason})"
+class Judge:
+    """Judges the numbers and orderings of one test and records what the writeup shows of them."""
+
+    def __init__(
+        self, scale: str, accept: bool, record: Callable[..., None], sentence: str, expectations: Path = EXPECTATIONS
+    ) -> None:
+        self.scale, self.accept, self.record, self.sentence = scale, accept, record, sentence
+        self.expectations = load_expectations(expectations, scale)
+        self.known_failures = load_known_failures(expectations, scale)
+
+    def cell(self, results: Sequence[Result]) -> None:
+        """Fails when the mean top-1 over the seeds is neither within the tolerance nor within the noise of the test images."""
+        name, seeds, total = results[0].run, [result.top1 for result in results], results[0].total
+        expectation = self.expectations.get(name)
+        value = fmean(seeds)
+        low, high = (100 * bound for bound in wilson_interval(round(value * total / 100), total))
+        verdict = Verdict.NOT_RUN if expectation is None else cell_verdict(value, (low, high), expectation)
+        self.record(
+            "cell",
+            run=name,
+            value=value,
+            interval=(low, high),
+            seeds=seeds,
+            validation=fmean(result.validation_top1 for result in results) if results[0].history else None,
+            verdict=str(verdict),
+            expected=expectation.value if expectation else None,
+            tolerance=expectation.tolerance if expectation else None,
+            reason=None if expectation else "measured, but no expectation is committed for this run",
         )
+        if self.accept:
+            pytest.fail(f"{name}: {value:.2f} accepted as the expectation; run again without --accept to be judged by it")
+        if expectation is None:
+            if self.scale == "full":
+                return  # neither the report nor a replication gives a value: shown, not judged
+            pytest.fail(f"{name}: {value:.2f} measured, but no expectation is committed; run with --accept --seeds 3")
+        if verdict is Verdict.CONTRADICTED:
+            pytest.fail(
+                f"{name}: top-1 {value:.2f}% (95% interval {low:.2f} to {high:.2f}), expected {expectation.value:.2f} "
+                f"+- {expectation.tolerance:.2f} ({expectation.reason})"
+            )
+
+    def ordering(
+        self,
+        claim: str,
+        section: str,
+        first: Cells,
+        second: Cells,
+        *,
+        or_equal: bool = False,
+        sentence: str = "",
+        corrects: str = "",
+    ) -> None:
+        """Is `first` better than `second` over all matching cells? A paired test over the images decides."""
+        test = paired_test(_by_image(first), _by_image(second))
+        evidence = (
+            f"{_names(first)}: {100 * test.mean_difference:+.2f} points against {_names(second)}; {test.first_better} images "
+            f"better, {test.second_better} worse, p = {test.p_value:.2g}"
+        )
+        self._conclude(claim, section, sentence or self.sentence, evidence, ordering_verdict(test, or_equal), corrects)
+
+    def contrast(
+        self, claim: str, section: str, weights: Sequence[tuple[float, Cells]], *, sentence: str = "", corrects: str = ""
+    ) -> None:
+        """Is the weighted sum of accuracies above 0? A t-test over the images decides."""
+        scores: dict[tuple[str, int], Tensor] = {}
+        for weight, cells in weights:
+            for images, correct in _by_dataset(cells).items():
+                scores[images] = scores.get(images, torch.zeros(images[1])) + weight * correct.float().mean(0)
+        test = contrast_test(*scores.values())
+        evidence = f"difference of differences {100 * test.mean_difference:+.2f} points, p = {test.p_value:.2g}"
+        self._conclude(claim, section, sentence or self.sentence, evidence, ordering_verdict(test), corrects)
+
+    def _conclude(self, claim: str, section: str, sentence: str, evidence: str, verdict: Verdict, corrects: str) -> None:
+        known = self.known_failures.get(claim)
+        if known and verdict is Verdict.CONTRADICTED:
+            evidence += f". Known: {known}"
+        if corrects and verdict is Verdict.REPRODUCED:
+            verdict = Verdict.CORRECTED
+        self.record(
+            "statement", section=section, sentence=sentence, evidence=evidence, verdict=str(verdict), corrects=corrects or None
+        )
+        if known and verdict is not Verdict.CONTRADICTED:
+            pytest.fail(f"{claim} is listed as a known failure at scale {self.scale}, but is {verdict}: {evidence}")
+        if not known and verdict is Verdict.CONTRADICTED:
+            pytest.fail(f"{claim}: {sentence} {evidence}")
 
 
-def judge_ordering(
-    first: Sequence[Result], second: Sequence[Result], sentence: str, section: str, record: Record, *, or_equal: bool = False
-) -> None:
-    """Fails when the paired test says that the first is significantly worse than the second."""
-    seeds = max(len(first), len(second))
-    stacked = [torch.stack([one.correct_images for one in (list(some) * seeds)[:seeds]]) for some in (first, second)]
-    test = paired_test(*stacked)
-    verdict = ordering_verdict(test, or_equal)
-    evidence = (
-        f"{first[0].run} {100 * test.mean_difference:+.2f} points against {second[0].run}; {test.first_better} images better, "
-        f"{test.second_better} worse, p = {test.p_value:.2g} ({len(first[0].correct_images)} images, {seeds} seed(s))"
-    )
-    record("statement", section=section, sentence=sentence, evidence=evidence, verdict=str(verdict))
-    assert verdict is not Verdict.CONTRADICTED, f"{sentence} {evidence}"
+def _by_dataset(cells: Cells) -> dict[tuple[str, int], Tensor]:
+    """Correctness (rows, N) for each set of N images: a row for each cell and seed."""
+    seeds = max(len(results) for results in cells)
+    rows: dict[tuple[str, int], list[Tensor]] = {}
+    for results in cells:
+        every_seed = (list(results) * seeds)[:seeds]  # what is not trained has one result for all seeds
+        rows.setdefault((results[0].dataset, results[0].total), []).extend(result.correct_images for result in every_seed)
+    return {images: torch.stack(correct) for images, correct in rows.items()}
 
 
-def sentence_of(request: pytest.FixtureRequest) -> str:
-    """The first line of the running test's docstring: what the writeup shows."""
-    documentation: Any = request.function.__doc__
-    return str(documentation).strip().splitlines()[0]
+def _by_image(cells: Cells) -> Tensor:
+    """Correctness (rows, images) with the images of all datasets side by side; each dataset must have equally many rows."""
+    return torch.cat(list(_by_dataset(cells).values()), dim=1)
+
+
+def _names(cells: Cells) -> str:
+    return cells[0][0].run if len(cells) == 1 else f"{len(cells)} cells such as {cells[0][0].run}"

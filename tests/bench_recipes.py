@@ -1,7 +1,7 @@
 """How the miniature recipes were chosen: top-1 on VALIDATION images over a grid of learning rates.
 
-`pytest -s tests/bench_recipes.py` prints the table. Test images are never looked at here; the recipes in vp.experiments are the best
-rates of this table.
+`pytest -s tests/bench_recipes.py` prints the table. Test images are never looked at here; the recipes in vp.experiments are
+the best rates of this table, one for each kind of prompt.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vp.experiments import build_model, runs, train
 from vp.runtime import seed_everything
 
 RATES = (0.03, 0.1, 0.3, 1.0, 3.0)
-TRAINED = [run for run in runs("mini").values() if run.recipe]
+TRAINED = [run for run in runs("mini").values() if run.recipe and (run.table == "table_2" or "n8-back" in run.name)]
 
 
 @pytest.mark.parametrize("run", TRAINED, ids=[run.name for run in TRAINED])

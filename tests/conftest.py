@@ -33,4 +33,3 @@ def _own_home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     """Only tests that reproduce runs use the user's store; every other test has an empty one."""
     if request.node.get_closest_marker("reproduces") is None:
         monkeypatch.setenv("VP_HOME", str(tmp_path_factory.mktemp("vp-home")))
-

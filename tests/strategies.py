@@ -156,7 +156,7 @@ def permutations(size: int) -> st.SearchStrategy[list[int]]:
 
 
 def tangle() -> nx.MultiDiGraph:
-    """One graph with everything that tells wrong formulas apart: direction, parallel edges, weights, a self-loop, node 4 isolated."""
+    """One graph with all that tells wrong formulas apart: direction, parallel edges, weights, a self-loop, node 4 isolated."""
     graph = nx.MultiDiGraph()
     graph.add_nodes_from(range(5))
     graph.add_weighted_edges_from([(0, 1, 1), (0, 1, 1), (0, 2, 0.5), (1, 2, 2), (2, 0, 1), (3, 3, 1), (3, 0, 3)])

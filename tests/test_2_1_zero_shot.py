@@ -8,13 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
-from conftest import EXPECTATIONS
-from tests.asserts import judge_cell
 from tests.controls import prompts as controls
 from tests.strategies import batches, pixels, seeds, tensor
 from vp.data import Preprocess, load_images
 from vp.evaluation import wilson_interval
-from vp.expectations import Verdict, load_expectations
+from vp.expectations import Verdict
 from vp.experiments import SCALES, runs
 from vp.models import DEFAULT_TEMPLATE, FrozenCLIP, cosine_logits, fill_template, label_probabilities, load_clip
 from vp.models.mini_clip import mini_tokenizer, new_mini_clip
@@ -178,10 +176,9 @@ def test_label_probabilities_are_a_softmax_over_the_labels(clip: FrozenCLIP, see
 @pytest.mark.parametrize(
     "name", [pytest.param(run, marks=pytest.mark.reproduces(run)) for run, it in runs("mini").items() if it.table == "table_1"]
 )
-def test_table_1_zero_shot_accuracy(name: str, results, record, scale: str, pytestconfig: pytest.Config) -> None:
+def test_table_1_zero_shot_accuracy(name: str, results, judge) -> None:
     """Zero-shot CLIP reaches the accuracy of table 1."""
-    expected = load_expectations(EXPECTATIONS, scale).get(name)
-    judge_cell(results(name), expected, record, accept=pytestconfig.getoption("--accept"))
+    judge.cell(results(name))
 
 
 # -- figures 5 and 6 -------------------------------------------------------------------------------------------------------

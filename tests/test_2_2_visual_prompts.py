@@ -7,12 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import EXPECTATIONS
-from tests.asserts import judge_cell, judge_ordering, sentence_of
 from tests.controls import prompts as controls
 from tests.strategies import batches, fixed_patches, image_sizes, paddings, random_patches, seeds, tensor, visual_prompts
 from vp.data import Preprocess, load_images
-from vp.expectations import load_expectations
 from vp.experiments import find_run, restore_model, runs
 from vp.models import FrozenCLIP
 from vp.models.mini_clip import mini_tokenizer, new_mini_clip
@@ -235,34 +232,39 @@ def test_images_of_another_size_are_refused(prompt: torch.nn.Module) -> None:
 @pytest.mark.parametrize(
     "name", [pytest.param(run, marks=pytest.mark.reproduces(run)) for run, it in runs("mini").items() if it.table == "table_2"]
 )
-def test_table_2_visual_prompt_accuracy(name: str, results, record, scale: str, pytestconfig: pytest.Config) -> None:
+def test_table_2_visual_prompt_accuracy(name: str, results, judge) -> None:
     """A learnt visual prompt reaches the accuracy of table 2."""
-    expected = load_expectations(EXPECTATIONS, scale).get(name)
-    judge_cell(results(name), expected, record, accept=pytestconfig.getoption("--accept"))
+    judge.cell(results(name))
 
 
 @pytest.mark.reproduces
 @pytest.mark.parametrize("classes", ["10", "100"])
-def test_padding_beats_the_fixed_patch(classes: str, results, record, request: pytest.FixtureRequest) -> None:
+def test_padding_beats_the_fixed_patch(classes: str, results, judge) -> None:
     """The padding prompt performs better than the fixed patch prompt."""
-    first, second = results(f"padding-{classes}"), results(f"fixed-patch-{classes}")
-    judge_ordering(first, second, sentence_of(request), "2.2", record)
+    judge.ordering(f"padding-beats-patch-{classes}", "2.2", [results(f"padding-{classes}")], [results(f"fixed-patch-{classes}")])
 
 
 @pytest.mark.reproduces
 @pytest.mark.parametrize("classes", ["10", "100"])
-def test_padding_beats_the_baseline(classes: str, results, record, request: pytest.FixtureRequest) -> None:
+def test_padding_beats_the_baseline(classes: str, results, judge) -> None:
     """The padding prompt's accuracy is higher than the zero-shot baseline's."""
-    first, second = results(f"padding-{classes}"), results(f"zero-shot-{classes}-test")
-    judge_ordering(first, second, sentence_of(request), "2.2", record)
+    padding, baseline = results(f"padding-{classes}"), results(f"zero-shot-{classes}-test")
+    judge.ordering(f"padding-beats-baseline-{classes}", "2.2", [padding], [baseline])
 
 
 @pytest.mark.reproduces
 @pytest.mark.parametrize("classes", ["10", "100"])
-def test_the_fixed_patch_beats_or_equals_the_baseline(classes: str, results, record, request: pytest.FixtureRequest) -> None:
+def test_the_fixed_patch_beats_or_equals_the_baseline(classes: str, results, judge) -> None:
     """The fixed patch's accuracy is higher than, or equal to, the zero-shot baseline's."""
-    first, second = results(f"fixed-patch-{classes}"), results(f"zero-shot-{classes}-test")
-    judge_ordering(first, second, sentence_of(request), "2.2", record, or_equal=True)
+    patch, baseline = results(f"fixed-patch-{classes}"), results(f"zero-shot-{classes}-test")
+    judge.ordering(f"patch-beats-baseline-{classes}", "2.2", [patch], [baseline], or_equal=True)
+
+
+@pytest.mark.reproduces
+def test_padding_gains_more_on_the_100_class_set(results, judge) -> None:
+    """The gain of the padding over the fixed patch is larger on the 100-class set than on the 10-class set."""
+    pairs = [(1.0, "padding-100"), (-1.0, "fixed-patch-100"), (-1.0, "padding-10"), (1.0, "fixed-patch-10")]
+    judge.contrast("padding-gains-more-on-100", "2.2", [(weight, [results(name)]) for weight, name in pairs])
 
 
 @pytest.mark.reproduces

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from tests.controls import data as controls
+from tests.controls.data import train_validation_split
 from tests.strategies import pixels, seeds
 from vp.data import (
     ImageSet,
@@ -34,7 +35,6 @@ from vp.data import (
     read_picture,
     resize,
     square,
-    train_validation_split,
     world,
 )
 from vp.data.preprocess import CLIP_MEAN, CLIP_STD, resize_by_matrices

@@ -18,6 +18,7 @@ import torch
 from tests.controls import artifacts as controls
 from tests.test_artifacts import equal, largest_file
 from vp import experiments, store
+from vp.data import GaussianNoise
 from vp.experiments import Result, Run, VisualPrompt
 from vp.runtime import VpError
 from vp.store import CorruptResultWarning, obtain
@@ -37,7 +38,7 @@ def result_of(seed: int) -> Result:
     weights = {"last/up": torch.full((1, 3, 1, 2), float(seed)), "best/up": torch.zeros(1, 3, 1, 2)}
     history = [{"epoch": 1.0, "loss": 0.1 + seed}, {"epoch": 2.0, "loss": 0.05}]
     correct = torch.arange(7) % (seed + 2) == 0
-    return Result(RUN.name, RUN.scale, seed, correct, weights, history, 1, 6, 1.25, {"torch": "2", "device": "cpu"})
+    return Result(RUN.name, RUN.scale, RUN.dataset, seed, correct, weights, history, 1, 6, 1.25, {"torch": "2", "device": "cpu"})
 
 
 def same(first: Result, second: Result) -> bool:
@@ -57,7 +58,7 @@ class Performer:
         self.log = log
         self.before_it_ends: Callable[[], object] = lambda: None
 
-    def __call__(self, run: Run, seed: int, device: str, progress: bool) -> Result:
+    def __call__(self, run: Run, seed: int, device: str, progress: bool, trained: Result | None) -> Result:
         with self.log.open("a") as log:
             log.write(f"{seed}\n")
         self.before_it_ends()
@@ -376,6 +377,7 @@ OTHER_SETTINGS = {
     "split": "train",
     "backbone": "large-clip",
     "prompt": VisualPrompt("padding", 2),
+    "noise": GaussianNoise(0.1),
     "tested_epoch": "best",
     "template": "{}",
 }
@@ -401,7 +403,9 @@ OTHER_WORLDS = (
 def assert_key_sees_what_matters(key: Key, world: World) -> None:
     """One change at a time: settings, seed and surroundings give as many keys, names give none."""
     assert RUN.recipe is not None
-    assert {field.name for field in fields(Run)} == {*OTHER_NAMES, *OTHER_SETTINGS, "recipe"}, "a new field of Run belongs here"
+    assert {field.name for field in fields(Run)} == {*OTHER_NAMES, *OTHER_SETTINGS, "recipe", "weights_from"}, (
+        "a new field of Run belongs here"
+    )
     assert {field.name for field in fields(Recipe)} == {*OTHER_RECIPE}, "a new field of Recipe belongs here"
     first = key(RUN, 0, "auto")
     for name, other in OTHER_NAMES.items():
@@ -439,9 +443,21 @@ def test_a_run_without_training_has_one_key_for_all_seeds(world: World) -> None:
     assert experiments.run_key(ZERO_SHOT, 0) != first
 
 
-def test_a_prompted_run_and_its_zero_shot_twin_have_two_keys(world: World) -> None:
-    """A prompt that is not trained is not the absence of a prompt."""
-    assert experiments.run_key(replace(RUN, recipe=None), 0) != experiments.run_key(ZERO_SHOT, 0)
+def test_a_run_with_borrowed_weights_follows_the_run_it_borrows_from(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key of a prompt evaluated elsewhere changes with the run that trains it."""
+    keys = []
+    for epochs in (2, 3):
+        source = replace(RUN, recipe=Recipe(epochs=epochs))
+        monkeypatch.setattr(experiments, "find_run", lambda name, scale, source=source: source)
+        keys.append(experiments.run_key(replace(RUN, recipe=None, weights_from=RUN.name), 0))
+    assert len({*keys, experiments.run_key(RUN, 0)}) == 3
+
+
+def test_a_prompt_without_training_or_source_is_refused() -> None:
+    """A run with a prompt says how it is trained or whose weights it takes; a run without one says neither."""
+    for wrong in ({"recipe": None}, {"prompt": None}):
+        with pytest.raises(ValueError, match="a prompt needs a recipe or the run its weights come from"):
+            replace(RUN, **wrong)
 
 
 CODE = """

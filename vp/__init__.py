@@ -9,6 +9,7 @@ Rooms, in the order data flows; a module imports only from rooms above its own:
     prompts        visual prompts, and PromptedCLIP = prompt + frozen CLIP + text features
     evaluation     per-image correctness, intervals, paired tests
     training       the one training loop and its schedule
+    graphs         adjacency and walks; convolution by node, by matrix, by messages; attention as a graph network
     experiments    every number of the report as one frozen Run
     store          results on disk, addressed by content, locked
     expectations   the numbers a Run is held to, and the verdict

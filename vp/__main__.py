@@ -58,7 +58,7 @@ def _list(arguments: argparse.Namespace) -> None:
         print(json.dumps([asdict(run) for run in known.values()], indent=2))
         return
     for run in known.values():
-        prompt = f"{run.prompt.kind}, {run.prompt.size} px" if run.prompt else "zero-shot"
+        prompt = str(run.prompt or "zero-shot")
         print(f"{run.name:<22} {run.table:<9} {run.dataset:<9} {run.split:<6} {prompt:<20} {run.backbone}")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import tomli_w
 
-from vp.evaluation import PairedTest, prediction_half_width
+from vp.evaluation import ContrastTest, PairedTest, prediction_half_width
 from vp.runtime import VpError
 
 SIGNIFICANCE = 0.05
@@ -42,15 +42,38 @@ def load_expectations(root: Path, scale: str) -> dict[str, Expectation]:
     """All expectations of a scale by run name. Raises VpError that names file, run and field when one is malformed."""
     found: dict[str, Expectation] = {}
     for path in sorted((root / scale).glob("*.toml")):
-        try:
-            entries = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise VpError(f"{path} is not valid TOML: {error}") from error
-        for name, entry in entries.items():
+        for name, entry in _read(path).items():
             if name in found:
                 raise VpError(f"{path}: run {name!r} has a second expectation: keep one")
             found[name] = _parse(path, name, entry)
     return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise VpError(f"{path} is not valid TOML: {error}") from error
+
+
+def load_known_failures(root: Path, scale: str) -> dict[str, str]:
+    """Claims that do not hold at a scale, with the reason, from known_failures.toml: [claim.scale] reason = "...".
+
+    Raises VpError that names the entry when one is malformed.
+    """
+    path = root / "known_failures.toml"
+    try:
+        listed = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except tomllib.TOMLDecodeError as error:
+        raise VpError(f"{path} is not valid TOML: {error}") from error
+    reasons = {}
+    for claim, by_scale in listed.items():
+        for name, entry in by_scale.items() if isinstance(by_scale, dict) else ():
+            if not isinstance(entry, dict) or not isinstance(entry.get("reason"), str):
+                raise VpError(f"{path}: [{claim}.{name}] needs a text `reason`, given {entry!r}")
+            if name == scale:
+                reasons[claim] = entry["reason"]
+    return reasons
 
 
 def _parse(path: Path, name: str, entry: Any) -> Expectation:
@@ -59,17 +82,18 @@ def _parse(path: Path, name: str, entry: Any) -> Expectation:
     for field, words in {"value": "a number", "tolerance": "a number", "source": "text", "reason": "text"}.items():
         if type(given := entry.get(field)) not in ((int, float) if words == "a number" else (str,)):
             raise VpError(f"{path}: [{name}] {field} is {'missing' if given is None else repr(given)}, expected {words}")
-    if not 0 <= entry["value"] <= 100 or entry["tolerance"] < 0:
-        raise VpError(f"{path}: [{name}] value {entry['value']} +- {entry['tolerance']} is no percentage with a tolerance")
+    for field in ("value", "tolerance"):
+        if not 0 <= entry[field] <= 100:
+            raise VpError(f"{path}: [{name}] {field} is {entry[field]}, expected 0 to 100")
     return Expectation(float(entry["value"]), float(entry["tolerance"]), entry["source"], entry["reason"])
 
 
 def accept(path: Path, measured: Mapping[str, Sequence[float]], trained: Mapping[str, bool], source: str) -> None:
     """Rewrite the expectations of the runs in `measured` (top-1 in percent, one value a seed); others in the file stay."""
-    entries = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    entries = _read(path) if path.exists() else {}
     for name, values in measured.items():
         if trained[name]:
-            tolerance = prediction_half_width(values)
+            tolerance = min(prediction_half_width(values), 100.0)
             reason = f"99% prediction interval of one more seed, from {len(values)} seeds (spread at least 0.2 points)"
         else:
             tolerance, reason = 0.5, "nothing is trained: only rounding differs from machine to machine"
@@ -91,9 +115,13 @@ def cell_verdict(value: float, interval: tuple[float, float], expectation: Expec
     return Verdict.WITHIN_NOISE if interval[0] <= expectation.value <= interval[1] else Verdict.CONTRADICTED
 
 
-def ordering_verdict(test: PairedTest, or_equal: bool = False) -> Verdict:
-    """Is the first better than (or at least as good as) the second, by the paired test at the 5% level?"""
-    significant = test.p_value < SIGNIFICANCE
+def ordering_verdict(test: PairedTest | ContrastTest, or_equal: bool = False) -> Verdict:
+    """Is the first better than (or at least as good as) the second, by the paired test at the 5% level?
+
+    Over several seeds more images can speak for one and the mean accuracy for the other: that is not significant for either.
+    """
+    agree = isinstance(test, ContrastTest) or (test.first_better - test.second_better) * test.mean_difference > 0
+    significant = agree and test.p_value < SIGNIFICANCE
     if significant and test.mean_difference < 0:
         return Verdict.CONTRADICTED
     if or_equal or (significant and test.mean_difference > 0):

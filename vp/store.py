@@ -19,7 +19,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from vp import artifacts
-from vp.experiments import Result, Run, perform, run_key
+from vp.experiments import Result, Run, find_run, perform, run_key
 from vp.runtime import VpError, home
 
 
@@ -49,7 +49,7 @@ def load_result(path: Path, key: str) -> Result:
     if note.get("key") != key:
         raise artifacts.CorruptArtifact(f"{path} belongs to another run: delete it and it will be made again")
     weights = {name.removeprefix("weights/"): t for name, t in tensors.items() if name.startswith("weights/")}
-    kept = ("run", "scale", "seed", "history", "best_epoch", "trained_parameters", "seconds", "provenance")
+    kept = ("run", "scale", "dataset", "seed", "history", "best_epoch", "trained_parameters", "seconds", "provenance")
     return Result(correct_images=tensors["correct_images"].to(torch.bool), weights=weights, **{k: note[k] for k in kept})
 
 
@@ -79,7 +79,11 @@ def obtain(
         if (stored := _stored(path, key, newer_than)) is not None:
             return stored
         _check_writable(path.parent)
-        result = perform(run, seed, device, progress)
+        trained = None
+        if run.weights_from:
+            source = find_run(run.weights_from, run.scale)
+            trained = obtain(source, seed, device=device, newer_than=newer_than, progress=progress, wait_s=wait_s)
+        result = perform(run, seed, device, progress, trained)
         save_result(path, result, key)
         return result
     finally:

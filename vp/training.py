@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from vp.evaluation.accuracy import Batches, per_image_correctness
+from vp.evaluation.accuracy import per_image_correctness
+from vp.evaluation.batches import Batches
 from vp.runtime import VpError
 
 
 class TrainingDiverged(VpError):
-    """The loss became NaN or infinite."""
+    """The loss, or a trained parameter, became NaN or infinite."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,17 @@ class Recipe:
             raise ValueError(
                 f"no optimiser {self.optimiser!r} with schedule {self.schedule!r}: give sgd or adam, cosine or constant"
             )
-        if self.learning_rate <= 0 or self.epochs < 1 or self.batch_size < 1 or self.warmup_steps < 0:
-            raise ValueError(f"{self} cannot train: rate, epochs and batch size must be above 0, warm-up steps not below")
+        if not 0 < self.learning_rate < math.inf or not 0 <= self.momentum < 1:
+            raise ValueError(f"{self} cannot train: give a finite rate above 0 and a momentum from 0 to below 1")
+        if self.epochs < 1 or self.batch_size < 1 or self.warmup_steps < 0:
+            raise ValueError(f"{self} cannot train: epochs and batch size must be above 0, warm-up steps not below")
 
 
 def learning_rate_at(step: int, total_steps: int, recipe: Recipe) -> float:
     """Learning rate of a 0-based step: linear warm-up over W steps, then cosine to 0 over the rest (or constant).
 
-    rate (s + 1) / W for s < W; then rate (1 + cos(pi (s - W) / (T - W))) / 2.
+    rate (s + 1) / W for s < W; then rate (1 + cos(pi (s - W) / (T - W))) / 2. A warm-up longer than the training is cut to it:
+    W = min(warmup_steps, T).
     """
     warmup = min(recipe.warmup_steps, total_steps)
     if step < warmup:
@@ -92,9 +96,12 @@ def fit(
     """Train `model` on `train` by cross-entropy and validate after every epoch.
 
     Seed before building the model (`seed_everything`): the order of images is drawn from torch's global stream. Progress is
-    shown on a terminal only. Raises TrainingDiverged when the loss is not finite.
+    shown on a terminal only. Raises TrainingDiverged when the loss or the trained parameters are not finite, ValueError when
+    there is nothing to train on or to validate on.
     """
     trained = trained_parameters(model)
+    if not len(train) or not len(validation):
+        raise ValueError(f"{len(train)} examples to train on and {len(validation)} to validate on: give at least one of each")
     parameters = list(trained.values())
     if recipe.optimiser == "sgd":
         optimiser: torch.optim.Optimizer = torch.optim.SGD(parameters, lr=recipe.learning_rate, momentum=recipe.momentum)
@@ -125,6 +132,10 @@ def fit(
                 step += 1
                 bar.update()
                 loss_sum += loss.detach().cpu() * len(indices)
+            if not all(p.isfinite().all() for p in parameters):
+                raise TrainingDiverged(
+                    f"parameters not finite after epoch {epoch} of {name}: give a rate below {recipe.learning_rate:g}"
+                )
             correct = int(per_image_correctness(model, validation).sum())
             history.append({"epoch": epoch, "loss": loss_sum.item() / len(train), "validation_top1": correct / len(validation)})
             bar.set_postfix(validation=f"{correct / len(validation):.1%}")

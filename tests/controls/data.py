@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from vp.data import ImageSet, Preprocess, load_cifar, train_validation_split, world
+from vp.data import ImageSet, Preprocess, load_cifar, split_indices, world
 from vp.data.preprocess import resize_by_matrices
 from vp.data.world import CAPTIONS, COLOUR_NAMES, DOWNSTREAM_PX, Family, Scenes, draw, sample_scenes, training_scenes
 from vp.runtime import VpError
@@ -184,6 +184,12 @@ def fingerprint_of_the_memory(images: ImageSet) -> str:
 
 
 Parts = tuple[ImageSet, ImageSet]
+
+
+def train_validation_split(images: ImageSet, seed: int, validation_share: float = 0.2) -> Parts:
+    """The parts that the package's split_indices names: right, for the properties and for the controls to spoil."""
+    train, validation = split_indices(len(images), seed, validation_share)
+    return images.take(train, "train"), images.take(validation, "validation")
 
 
 def leaking_split(images: ImageSet, seed: int) -> Parts:

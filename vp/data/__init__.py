@@ -1,6 +1,7 @@
 """Images in memory: the embedded world, CIFAR, folders; splits; and the batched way from pixels to a network's input."""
 
-from vp.data.images import ImageSet
+from vp.data.images import ImageSet, union
+from vp.data.noise import GaussianNoise
 from vp.data.preprocess import Preprocess, centre_crop, resize
 from vp.data.sources import (
     list_pictures,
@@ -8,12 +9,13 @@ from vp.data.sources import (
     load_class_folders,
     load_images,
     read_picture,
+    split_indices,
     square,
-    train_validation_split,
 )
 from vp.data.world import world
 
 __all__ = [
+    "GaussianNoise",
     "ImageSet",
     "Preprocess",
     "centre_crop",
@@ -23,7 +25,8 @@ __all__ = [
     "load_images",
     "read_picture",
     "resize",
+    "split_indices",
     "square",
-    "train_validation_split",
+    "union",
     "world",
 ]

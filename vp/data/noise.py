@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,7 +28,7 @@ class GaussianNoise:
 
     def __call__(self, images: Tensor, indices: Tensor) -> Tensor:
         """Normalised images (B, 3, S, S) with their indices (B,) in the dataset, to noisy ones; the batch given stays as it was."""
-        generator = torch.Generator()
-        noise = [torch.randn(images.shape[1:], generator=generator.manual_seed(self.seed * 2**32 + i)) for i in indices.tolist()]
-        noisy = images + self.std * torch.stack(noise).to(images) if self.std else images
+        streams = (np.random.default_rng((self.seed, index)) for index in indices.tolist())
+        noise = np.stack([stream.standard_normal(images.shape[1:], dtype=np.float32) for stream in streams])
+        noisy = images + self.std * torch.from_numpy(noise).to(images)
         return noisy.clamp(0, 1) if self.clamp else noisy

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from vp.data.images import ImageSet
+from vp.data.images import ImageSet, union
 from vp.data.preprocess import centre_crop, resize
 from vp.data.world import WORLD_NAMES, world
 from vp.runtime import NotAvailable, VpError, home
@@ -23,7 +23,8 @@ PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", "
 
 @lru_cache(maxsize=4)
 def load_images(name: str, split: str) -> ImageSet:
-    """`mini10`, `mini100`, `cifar10`, `cifar100` (from VP_HOME/data), or the path of a folder with one folder per class.
+    """`mini10`, `mini100`, `cifar10`, `cifar100` (from VP_HOME/data), `A+B` for the union of two of these (report 2.5), or the
+    path of a folder with one folder per class.
 
     A folder may hold its class folders below `train` and `test`; without these, both splits are all of its pictures.
     Raises VpError for an unknown name or split, NotAvailable for CIFAR where it has not been downloaded.
@@ -32,6 +33,9 @@ def load_images(name: str, split: str) -> ImageSet:
         raise VpError(f"no split {split!r}: give one of {', '.join(SPLITS)}")
     if name in WORLD_NAMES:
         return world(name, split)
+    if "+" in name:
+        first, second = name.split("+", 1)
+        return union(load_images(first, split), load_images(second, split))
     if name in CIFAR_NAMES:
         return load_cifar(name, split, home() / "data")
     root = Path(name)
@@ -116,13 +120,13 @@ def load_class_folders(root: Path, name: str, split: str, size: int | None = Non
     return ImageSet(name, split, torch.stack(pictures), torch.tensor(labels), class_names)
 
 
-def train_validation_split(images: ImageSet, seed: int, validation_share: float = 0.2) -> tuple[ImageSet, ImageSet]:
-    """A seeded random split: 40,000 / 10,000 of CIFAR's 50,000 by default. No image is in both, none is lost.
+def split_indices(count: int, seed: int, validation_share: float = 0.2) -> tuple[Tensor, Tensor]:
+    """Indices of a seeded random split of `count` images: 40,000 to train and 10,000 to validate of CIFAR's 50,000.
 
-    Raises ValueError when either part would be empty.
+    No image is in both parts, none is lost. Raises ValueError when either part would be empty.
     """
-    count = round(len(images) * validation_share)
-    if not 0 < count < len(images):
-        raise ValueError(f"a share of {validation_share} of {len(images)} images leaves a part empty: give one within (0, 1)")
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    return images.take(order[count:], "train"), images.take(order[:count], "validation")
+    held_out = round(count * validation_share)
+    if not 0 < held_out < count:
+        raise ValueError(f"a share of {validation_share} of {count} images leaves a part empty: give one within (0, 1)")
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return order[held_out:], order[:held_out]

@@ -1,15 +1,23 @@
 """Per-image correctness, and what it proves: intervals and paired tests."""
 
-from vp.evaluation.accuracy import Batches, ImageBatches, per_image_correctness, predict
-from vp.evaluation.statistics import PairedTest, paired_test, prediction_half_width, wilson_interval
+from vp.evaluation.accuracy import per_image_correctness, predict
+from vp.evaluation.batches import Batches, ImageBatches, PrefixBatches, Subset
+from vp.evaluation.cost import saved_bytes, time_each
+from vp.evaluation.statistics import ContrastTest, PairedTest, contrast_test, paired_test, prediction_half_width, wilson_interval
 
 __all__ = [
     "Batches",
+    "ContrastTest",
     "ImageBatches",
     "PairedTest",
+    "PrefixBatches",
+    "Subset",
+    "contrast_test",
     "paired_test",
     "per_image_correctness",
     "predict",
     "prediction_half_width",
+    "saved_bytes",
+    "time_each",
     "wilson_interval",
 ]

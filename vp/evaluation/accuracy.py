@@ -2,49 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
-from typing import Protocol
-
 import torch
 from torch import Tensor, nn
 
-from vp.data.images import ImageSet
-from vp.data.preprocess import Preprocess
-
-
-class Batches(Sized, Protocol):
-    """Examples that training and evaluation take by index: images, or features computed beforehand."""
-
-    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """The inputs and labels (B,) at `indices` (B,), on the device of the computation."""
-
-
-class ImageBatches:
-    """An ImageSet on a device, preprocessed a batch at a time."""
-
-    def __init__(self, images: ImageSet, preprocess: Preprocess, device: torch.device | str = "cpu") -> None:
-        self.pixels, self.labels = images.pixels.to(device), images.labels.to(device)
-        self.preprocess = preprocess
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        indices = indices.to(self.labels.device)
-        return self.preprocess(self.pixels[indices]), self.labels[indices]
+from vp.evaluation.batches import Batches
 
 
 def predict(model: nn.Module, batches: Batches, batch_size: int = 250) -> tuple[Tensor, Tensor]:
-    """Top-1 class and true label of every example, both (N,) on the CPU. The model is left in the mode it was found in."""
-    was_training = model.training
+    """Top-1 class and true label of every example, both (N,) on the CPU. Each module is left in the mode it was found in."""
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     predicted, true = [], []
-    with torch.inference_mode():
-        for indices in torch.arange(len(batches)).split(batch_size):
-            inputs, labels = batches[indices]
-            predicted.append(model(inputs).argmax(1).cpu())
-            true.append(labels.cpu())
-    model.train(was_training)
+    try:
+        with torch.inference_mode():
+            for indices in torch.arange(len(batches)).split(batch_size):
+                inputs, labels = batches[indices]
+                predicted.append(model(inputs).argmax(1).cpu())
+                true.append(labels.cpu())
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
     return torch.cat(predicted), torch.cat(true)
 
 

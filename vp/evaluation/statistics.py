@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import stdev
 
 import torch
 from scipy import stats
@@ -41,6 +42,8 @@ def paired_test(first: Tensor, second: Tensor) -> PairedTest:
     """
     if first.shape != second.shape or first.ndim not in (1, 2) or first.numel() == 0:
         raise ValueError(f"paired correctness has shapes {tuple(first.shape)} and {tuple(second.shape)}: expected equal (S, N)")
+    if not first.dtype == second.dtype == torch.bool:
+        raise ValueError(f"paired correctness is {first.dtype} and {second.dtype}: expected torch.bool")
     difference = torch.atleast_2d(first).sum(0) - torch.atleast_2d(second).sum(0)
     first_better, second_better = int((difference > 0).sum()), int((difference < 0).sum())
     decided = first_better + second_better
@@ -48,13 +51,36 @@ def paired_test(first: Tensor, second: Tensor) -> PairedTest:
     return PairedTest(first_better, second_better, float(difference.sum()) / first.numel(), p_value)
 
 
+@dataclass(frozen=True)
+class ContrastTest:
+    """Is a weighted sum of accuracies, such as a difference of differences, above or below 0?"""
+
+    mean_difference: float
+    p_value: float
+
+
+def contrast_test(*groups: Tensor) -> ContrastTest:
+    """Two-sided z-test of the sum of the groups' mean scores against 0; the images of each group (N,) are the sample.
+
+    Cells on the same images belong into one group, their weighted correctness added image by image; cells on other images
+    are another group: z = sum_g mean_g / sqrt(sum_g s_g^2 / N_g). Raises ValueError for a group of fewer than two images.
+    """
+    if not groups or any(group.ndim != 1 or len(group) < 2 for group in groups):
+        raise ValueError(f"groups have shapes {[tuple(group.shape) for group in groups]}: expected (N,) each, N of at least 2")
+    estimate = sum(float(group.mean()) for group in groups)
+    error = math.sqrt(sum(float(group.var()) / len(group) for group in groups))
+    p_value = 2 * float(stats.norm.sf(abs(estimate) / error)) if error else float(estimate == 0)
+    return ContrastTest(estimate, p_value)
+
+
 def prediction_half_width(values: Sequence[float], confidence: float = 0.99, floor: float = 0.2) -> float:
     """Half width of the interval in which one more seed falls: t(n - 1) s sqrt(1 + 1/n), s at least `floor`.
 
-    `floor` (in the unit of `values`) stands for what machines differ by through rounding alone.
+    `floor` (in the unit of `values`) stands for what machines differ by through rounding alone. Raises ValueError for fewer than
+    two values.
     """
-    if len(values) < 2:
-        raise ValueError(f"{len(values)} value(s) say nothing about spread: give at least two seeds")
-    spread = max(float(stats.tstd(values)), floor)
+    if len(values) < 2 or not all(map(math.isfinite, values)):
+        raise ValueError(f"{list(values)} says nothing about spread: give finite values of at least two seeds")
+    spread = max(stdev(values), floor)
     quantile = float(stats.t.ppf(0.5 + confidence / 2, len(values) - 1))
     return quantile * spread * math.sqrt(1 + 1 / len(values))

@@ -49,6 +49,11 @@ class FrozenCLIP(nn.Module):
         return content_hash(self.model.state_dict(), note=f"{self.name} {self.preprocess}")
 
     @property
+    def width(self) -> int:
+        """D, the width of the joint feature space."""
+        return int(self.class_features(["thing"]).shape[1])
+
+    @property
     def scale(self) -> Tensor:
         """exp(logit_scale), the inverse temperature: 100 in OpenAI's models."""
         scale: Tensor = self.model.logit_scale.exp()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -35,7 +36,8 @@ def to_svg(figure: Figure, name: str) -> str:
     with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
         figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None})
     svg = text.getvalue()
-    return svg[svg.index("<svg") :].replace(INK, "currentColor")
+    own_ids = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg[svg.index("<svg") :])
+    return own_ids.replace(INK, "currentColor")
 
 
 def _show(axes: Axes, image: Tensor) -> None:
@@ -68,6 +70,24 @@ def prediction_bars(pictures: Sequence[Tensor], probabilities: Tensor, labels: S
                 )
             bottom.set(xlim=(0, 1), xticks=[], ylim=(len(labels) - 0.5, -0.5))
             bottom.spines[["top", "right", "bottom"]].set_visible(False)
+    return figure
+
+
+def noise_curve(stds: Sequence[float], lines: Mapping[str, Sequence[tuple[float, tuple[float, float]]]]) -> Figure:
+    """Top-1 (%) with its 95% interval against the std of the noise, a line for each model."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.6, 3.0), layout="constrained")
+        axes = figure.subplots()
+        for (label, points), colour, marker in zip(lines.items(), (BAR, BAR_TOP), ("o", "s"), strict=False):
+            values = [value for value, _ in points]
+            below = [value - low for value, (low, _) in points]
+            above = [high - value for value, (_, high) in points]
+            axes.errorbar(
+                list(stds), values, yerr=[below, above], color=colour, marker=marker, markersize=4, capsize=2, label=label
+            )
+        axes.set(xlabel="std of the noise, after normalisation", ylabel="top-1 (%)", ylim=(0, 100))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
     return figure
 
 

@@ -13,7 +13,7 @@ from html import escape
 from typing import Any
 
 from vp.expectations import Expectation, Verdict
-from vp.experiments import Run
+from vp.experiments import DeepTokens, Run
 
 Entry = Mapping[str, Any]
 
@@ -40,6 +40,7 @@ body > p { order: 1; color: var(--quiet); margin: 0; } body > .summary { order: 
 .vp caption, .vp figcaption { text-align: left; color: var(--quiet); font-size: .88rem; padding: .2rem 0; max-width: 46rem; }
 .vp th { text-align: left; border-bottom: 2px solid var(--ink); padding: .3rem .8rem .3rem 0; vertical-align: bottom; }
 .vp td { border-bottom: 1px solid var(--line); padding: .3rem .8rem .3rem 0; vertical-align: top; }
+.vp .evidence { overflow-wrap: anywhere; min-width: 10rem; }
 .vp figure { margin: 1rem 0; } .vp figure svg { max-width: 100%; height: auto; color: var(--ink); }
 .vp .verdict { white-space: nowrap; font-weight: 600; } .vp .quiet { color: var(--quiet); font-size: .88rem; }
 .vp .reproduced::before { content: "\\2713\\00a0"; color: #009e73; }
@@ -66,7 +67,7 @@ class Section:
     number: str
     title: str
     introduction: str = ""
-    tables: tuple[str, ...] = ()  # of vp.experiments
+    tables: tuple[str, ...] = ()  # of runs (names of vp.experiments) or recorded by tests
     figures: tuple[str, ...] = ()
 
 
@@ -86,12 +87,72 @@ CHAPTERS: dict[str, tuple[Section, ...]] = {
             tables=("table_2",),
             figures=("figure-7", "figure-8"),
         ),
+        Section(
+            "2.3",
+            "Deep prompts",
+            "Tokens are learnt and put into the sequence of CLIP's vision transformer before one of its blocks. Where "
+            "they stand among the other tokens cannot matter, by a theorem proved below; which token is read out at "
+            "the end does. So table 3 names its columns by the readout: the report's “front” read the first token, "
+            "which then is a prompt, and its “back” with 4 and 8 tokens matches only a prompt scrambled over the "
+            "batch, kept here as a control. Read late, the first token has few blocks left in which to gather what the"
+            " class token gathered in twelve; the rows below table 3 measure how far longer training or more tokens "
+            "make up for that.",
+            tables=("table_3", "why", "table-4"),
+        ),
+        Section(
+            "2.4",
+            "Robustness to noise",
+            "Gaussian noise is added to test images after normalisation. The report adds it to a prompted CLIP and a "
+            "fine-tuned network only; zero-shot CLIP under the same noise tells whether the prompt is what makes CLIP "
+            "robust.",
+            tables=("table_5", "noise_curve"),
+            figures=("noise-curve",),
+        ),
+        Section(
+            "2.5",
+            "Prompts on 110 classes",
+            "The test sets and class names of both sets are pooled. “…-on-110” is a prompt trained on one set, evaluated on both.",
+            tables=("table_6", "table-6-parts"),
+        ),
+        Section("2.6", "What prompting costs", tables=("costs",)),
+    ),
+    "3 Graph neural networks": (
+        Section(
+            "3.1.a",
+            "Adjacency matrices",
+            "A[u, v] is the number of edges from u to v, and row v names the neighbours N(v) of node v. Every statement of this "
+            "chapter is proved by a property over random graphs, in seconds and without any training.",
+            figures=("the-three-graphs",),
+        ),
+        Section("3.1.b", "The square of the third graph's matrix"),
+        Section("3.1.c", "What powers of the matrix count", figures=("walks-on-the-cycle",)),
+        Section(
+            "3.2.a",
+            "Where the structure of the graph appears",
+            "One layer of the graph convolution, node by node: h'_v = σ(W Σ_{u ∈ N(v)} h_u / |N(v)| + B h_v).",
+        ),
+        Section("3.2.b", "Graph convolution and message passing"),
+        Section("3.3.a", "The graph convolution in matrix form"),
+        Section("3.3.b", "How it aggregates over neighbours"),
+        Section("3.3.c", "Which aggregations have a matrix form"),
+        Section(
+            "3.4",
+            "Why not a feed-forward network?",
+            "A feed-forward network could be given the adjacency matrix and the features, [A | H], as one long vector.",
+        ),
+        Section("3.5.a", "A transformer as a graph neural network", figures=("attention-as-a-graph",)),
+        Section("3.5.b", "How order enters"),
     ),
 }
 
 CAPTIONS = {
     "table_1": "Table 1. Zero-shot top-1 accuracy (%) on training and test images.",
     "table_2": "Table 2. Top-1 accuracy (%) on test images with a learnt prompt.",
+    "table_3": "Table 3. Top-1 accuracy (%) on test images with n deep prompts put in before block k.",
+    "why": "Why the first token, read at the last block, falls behind: ten times the training, three times the tokens.",
+    "table_5": "Table 5. Top-1 accuracy (%) on the 100-class test set under Gaussian noise of std 0.1.",
+    "noise_curve": "The same under stronger noise.",
+    "table_6": "Table 6. Top-1 accuracy (%) on the 110 classes of both test sets.",
 }
 
 
@@ -112,9 +173,12 @@ def render(entries: Iterable[Entry], runs: Mapping[str, Run], report: Mapping[st
             parts.append(f"<h3 id='section-{section.number}'>{escape(section.number)} {escape(section.title)}</h3>")
             parts.append(f"<p>{escape(section.introduction)}</p>" if section.introduction else "")
             for table in section.tables:
-                parts.append(
-                    _table(CAPTIONS[table], [cells[name] for name, run in runs.items() if run.table == table], runs, report)
-                )
+                of_runs = [cells[name] for name, run in runs.items() if run.table == table]
+                if of_runs:
+                    draw = _table_3 if table == "table_3" else _table
+                    parts.append(draw(CAPTIONS[table], of_runs, runs, report))
+                else:
+                    parts.append(_recorded_table([e for e in known if e["kind"] == "table" and e["id"] == table]))
             parts.append(_statements(section.number, statements))
             parts.extend(_figure(figures, key) for key in section.figures)
     return "\n".join([*parts, "</div>"])
@@ -140,7 +204,6 @@ def _opening(judged: Sequence[Entry], about: Mapping[str, str]) -> str:
 
 def _table(caption: str, cells: Sequence[Entry], runs: Mapping[str, Run], report: Mapping[str, Expectation]) -> str:
     titles = ("Dataset", "What", "Report", "This run (95% interval)", "Expected here", "Verdict")
-    head = "<tr>" + "".join(f"<th>{title}</th>" for title in titles) + "</tr>"
     rows = []
     for cell in cells:
         run = runs[cell["run"]]
@@ -152,24 +215,88 @@ def _table(caption: str, cells: Sequence[Entry], runs: Mapping[str, Run], report
         if cell.get("expected") is not None:
             expected = f"{cell['expected']:.2f} ± {cell['tolerance']:.2f}"
         why = f"<br><span class='quiet'>{escape(str(cell['reason']))}</span>" if cell.get("reason") else ""
-        what = run.prompt.kind.replace("-", " ") + f", {run.prompt.size} px" if run.prompt else f"zero-shot, {run.split}"
+        what = _what(run, runs)
         rows.append(
             f"<tr id='{escape(run.name)}'><td>{escape(run.dataset)}</td><td>{escape(what)}</td><td>{printed}</td><td>{value}</td>"
             f"<td>{expected}</td><td>{_mark(cell['verdict'])}{why}</td></tr>"
         )
-    return f"<div class='wide'><table><caption>{escape(caption)}</caption>{head}{''.join(rows)}</table></div>"
+    return _html_table(caption, titles, rows)
+
+
+def _what(run: Run, runs: Mapping[str, Run]) -> str:
+    """What a run evaluates, in words."""
+    words = [str(run.prompt or "zero-shot")]
+    if run.table == "table_1":
+        words.append(run.split)
+    if run.weights_from and (trained_on := runs[run.weights_from].dataset) != run.dataset:
+        words.append(f"trained on {trained_on}")
+    if run.noise:
+        words.append(f"noise std {run.noise.std:g}" + (", clamped to [0, 1]" if run.noise.clamp else ""))
+    return "; ".join(words)
 
 
 def _statements(section: str, statements: Sequence[Entry]) -> str:
     rows = [
-        f"<tr><td>{_sentence(entry)}</td><td>{escape(entry['evidence'])}</td><td>{_mark(entry['verdict'])}</td></tr>"
+        f"<tr><td>{_sentence(entry)}</td><td class='evidence'>{escape(entry['evidence'])}</td>"
+        f"<td>{_mark(entry['verdict'])}</td></tr>"
         for entry in statements
         if entry["section"] == section
     ]
     if not rows:
         return ""
-    head = "<tr><th>Statement</th><th>This run</th><th>Verdict</th></tr>"
-    return f"<div class='wide'><table>{head}{''.join(sorted(rows))}</table></div>"
+    return _html_table("", ("Statement", "This run", "Verdict"), sorted(rows))
+
+
+def _table_3(caption: str, cells: Sequence[Entry], runs: Mapping[str, Run], report: Mapping[str, Expectation]) -> str:
+    """Rows (dataset, block, n) by columns (report's front and back, then this run's readouts and the scrambled control)."""
+    rows: dict[tuple[str, int, int], dict[str, Entry]] = {}
+    for cell in cells:
+        prompt = runs[cell["run"]].prompt
+        assert isinstance(prompt, DeepTokens)
+        rows.setdefault((runs[cell["run"]].dataset, prompt.block, prompt.n), {})[cell["run"].rsplit("-", 1)[1]] = cell
+    titles = [
+        "Dataset",
+        "Block",
+        "n",
+        "Report: front",
+        "Report: back",
+        "First token read (prompts in front)",
+        "Class token read (any position)",
+        "Scrambled control",
+    ]
+    body = []
+    for (dataset, block, n), columns in rows.items():
+        printed = [report[columns[c]["run"]].value if columns[c]["run"] in report else None for c in ("front", "scrambled")]
+        texts = [escape(dataset), str(block), str(n), *("–" if value is None else f"{value:g}" for value in printed)]
+        texts += [_value_and_verdict(columns[c]) for c in ("front", "back", "scrambled")]
+        body.append("<tr>" + "".join(f"<td>{text}</td>" for text in texts) + "</tr>")
+    return _html_table(caption, titles, body)
+
+
+def _html_table(caption: str, titles: Sequence[str], rows: Sequence[str]) -> str:
+    """A table that scrolls by itself on a narrow screen; rows are HTML, caption and titles are text."""
+    head = "".join(f"<th>{escape(title)}</th>" for title in titles)
+    title = f"<caption>{escape(caption)}</caption>" if caption else ""
+    return f"<div class='wide'><table>{title}<tr>{head}</tr>{''.join(rows)}</table></div>"
+
+
+def _value_and_verdict(cell: Entry) -> str:
+    """A cell in one table field: value with its interval, and the verdict's mark; the verdict in words as a tooltip."""
+    if "value" not in cell:
+        return f"{_mark(cell['verdict'])}<br><span class='quiet'>{escape(str(cell['reason']))}</span>"
+    low, high = cell["interval"]
+    kind = str(cell["verdict"]).lower().replace(" ", "-")
+    mark = f"<span class='verdict {kind}' title='{escape(str(cell['verdict']))}'></span>"
+    return f"<span id='{escape(cell['run'])}'>{mark}{cell['value']:.2f} <span class='quiet'>({low:.1f} to {high:.1f})</span></span>"
+
+
+def _recorded_table(entries: Sequence[Entry]) -> str:
+    """A table as tests recorded it, rows of several tests under one head."""
+    if not entries:
+        return ""
+    rows = sorted(row for entry in entries for row in entry["rows"]) if len(entries) > 1 else entries[0]["rows"]
+    body = ["<tr>" + "".join(f"<td>{escape(str(text))}</td>" for text in row) + "</tr>" for row in rows]
+    return _html_table(entries[0]["caption"], entries[0]["head"], body)
 
 
 def _merged(statements: Sequence[Entry]) -> list[Entry]:

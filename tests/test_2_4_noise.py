@@ -1,0 +1,169 @@
+"""Report 2.4: robustness to Gaussian noise (table 5)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+
+from tests.controls import noise as controls
+from tests.strategies import pixels, seeds, tensor
+from vp.data import GaussianNoise, ImageSet, Preprocess
+from vp.evaluation import ImageBatches
+from vp.experiments import CURVE_STDS, runs
+from vp.writeup import noise_curve, to_svg
+
+stds = st.floats(0.01, 0.6)
+
+
+def assert_has_std(noise, std: float) -> None:
+    images = tensor(1, 40, 3, 24, 24)
+    added = (noise(images, torch.arange(40)) - images).double()
+    count = added.numel()
+    assert abs(added.mean().item()) < 5 * std / count**0.5
+    assert abs(added.std().item() - std) < 5 * std / (2 * count) ** 0.5
+    per_image = added.flatten(1).std(1)
+    assert (abs(per_image - std) < 6 * std / (2 * added[0].numel()) ** 0.5).all()
+    correlation = torch.corrcoef(added.flatten(2).permute(1, 0, 2).flatten(1))
+    assert (correlation - torch.eye(3)).abs().max() < 5 / (count / 3) ** 0.5
+
+
+@pytest.mark.states("2.4")
+@given(std=stds, seed=st.integers(0, 1000))
+def test_the_noise_is_gaussian_with_the_std_given(std: float, seed: int) -> None:
+    """Noise has mean 0 and the given standard deviation in every image, independently for each pixel and channel."""
+    assert_has_std(GaussianNoise(std, seed=seed), std)
+
+
+@given(seed=seeds, batch=st.integers(1, 5))
+def test_std_0_is_the_identity(seed: int, batch: int) -> None:
+    """Noise of std 0 changes nothing."""
+    images = tensor(seed, batch, 3, 8, 8)
+    assert torch.equal(GaussianNoise(0.0)(images, torch.arange(batch)), images)
+
+
+def assert_same_for_every_model(noise) -> None:
+    images, indices = tensor(3, 6, 3, 8, 8), torch.tensor([4, 0, 9, 2, 7, 5])
+    together = noise(images, indices)
+    assert torch.equal(noise(images, indices), together)
+    assert torch.equal(torch.cat([noise(images[i : i + 1], indices[i : i + 1]) for i in range(6)]), together)
+    other = tensor(4, 6, 3, 8, 8)
+    torch.testing.assert_close(noise(other, indices) - other, together - images, atol=1e-5, rtol=0)
+
+
+@pytest.mark.states("2.4")
+def test_every_model_sees_the_same_noise() -> None:
+    """The noise of an image depends on the seed and the image only: not on the batch, the model or an earlier evaluation."""
+    assert_same_for_every_model(GaussianNoise(0.1))
+
+
+def test_different_seeds_and_images_have_different_noise() -> None:
+    """Another seed or another image has another noise."""
+    images = torch.zeros(2, 3, 4, 4)
+    first = GaussianNoise(0.1)(images, torch.tensor([0, 1]))
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first, GaussianNoise(0.1, seed=1)(images, torch.tensor([0, 1])))
+
+
+@given(seed=seeds, std=stds)
+def test_clamping_cuts_to_0_and_1_in_normalised_space(seed: int, std: float) -> None:
+    """With clamp, as the original code did, normalised values are cut to [0, 1]; without, they are not."""
+    images, indices = 2 * tensor(seed, 3, 3, 8, 8), torch.arange(3)
+    free, cut = GaussianNoise(std)(images, indices), GaussianNoise(std, clamp=True)(images, indices)
+    assert torch.equal(cut, free.clamp(0, 1))
+    assert free.min() < 0 < 1 < free.max()
+
+
+def test_noise_comes_after_normalisation_and_leaves_the_batch_alone() -> None:
+    """Noise is added to normalised images; the images given are not modified."""
+    images = ImageSet("some", "test", pixels(0, 3, 3, 9, 9), torch.zeros(3, dtype=torch.long), ("thing",))
+    clean, noisy = (ImageBatches(images, Preprocess(16), noise=noise) for noise in (None, GaussianNoise(0.3)))
+    indices = torch.tensor([2, 0])
+    before = clean[indices][0].clone()
+    assert torch.equal(noisy[indices][0], GaussianNoise(0.3)(before, indices))
+    assert torch.equal(clean[indices][0], before)
+
+
+@pytest.mark.parametrize("std", [-0.1, float("nan"), float("inf")])
+def test_a_negative_std_is_refused(std: float) -> None:
+    """A negative or non-finite std is an error."""
+    with pytest.raises(ValueError, match="give 0 or more"):
+        GaussianNoise(std)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "rule"),
+    [
+        (controls.no_noise, lambda noise: assert_has_std(noise, 0.1)),
+        (controls.variance_for_std, lambda noise: assert_has_std(noise, 0.1)),
+        (controls.half_of_the_time, lambda noise: assert_has_std(noise, 0.1)),
+        (controls.uniform_noise_of_one_value, lambda noise: assert_has_std(noise, 0.1)),
+        (controls.always_clamped, lambda noise: assert_has_std(noise, 0.1)),
+        (controls.unseeded, assert_same_for_every_model),
+        (controls.by_place_in_the_batch, assert_same_for_every_model),
+    ],
+    ids=lambda value: value.__name__,
+)
+def test_wrong_noise_is_rejected(wrong, rule) -> None:
+    """Each wrong noise fails the property named for it."""
+    with pytest.raises(AssertionError):
+        rule(wrong)
+
+
+# -- table 5 ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(run, marks=pytest.mark.reproduces(run))
+        for run, it in runs("mini").items()
+        if it.table in ("table_5", "noise_curve")
+    ],
+)
+def test_table_5_accuracy_under_noise(name: str, results, judge) -> None:
+    """A model reaches the accuracy of table 5 under Gaussian noise."""
+    judge.cell(results(name))
+
+
+@pytest.mark.reproduces
+def test_noise_lowers_the_accuracy_of_prompted_clip(results, judge) -> None:
+    """There is a clear drop in the accuracy of CLIP with a padding prompt under Gaussian noise."""
+    judge.ordering("noise-lowers-padding", "2.4", [results("padding-100")], [results("padding-100-noise")])
+
+
+@pytest.mark.reproduces
+def test_the_prompt_does_not_make_clip_more_robust(results, judge) -> None:
+    """The padding prompt loses more accuracy to the noise than zero-shot CLIP does: the prompt is not what makes CLIP robust."""
+    names = [(1.0, "padding-100"), (-1.0, "padding-100-noise"), (-1.0, "zero-shot-100-test"), (1.0, "zero-shot-100-noise")]
+    judge.contrast(
+        "padding-loses-more-to-noise",
+        "2.4",
+        [(weight, [results(name)]) for weight, name in names],
+        corrects="CLIP's visual prompts perhaps allow it to learn more robust features that are more invariant to noise.",
+    )
+
+
+@pytest.mark.reproduces
+def test_figure_of_accuracy_against_noise(results, record) -> None:
+    """Accuracy of prompted and zero-shot CLIP falls as the noise grows from std 0 to 0.5."""
+    lines = {}
+    for label, short, clean in (
+        ("zero-shot CLIP", "zero-shot-100", "zero-shot-100-test"),
+        ("padding prompt", "padding-100", "padding-100"),
+    ):
+        names = [clean, f"{short}-noise", *(f"{short}-noise-{std}" for std in CURVE_STDS)]
+        lines[label] = [(results(name)[0].top1, results(name)[0].interval()) for name in names]
+    figure: Figure = noise_curve([0.0, 0.1, *CURVE_STDS], lines)
+    record(
+        "figure",
+        id="noise-curve",
+        title="Accuracy against noise",
+        caption="Top-1 on the 100-class test set as Gaussian noise of growing std is added after normalisation; bars are 95% "
+        "intervals. Where the lines come closer, the prompt loses more to the noise than it keeps.",
+        svg=to_svg(figure, "noise-curve"),
+    )
+    for line in lines.values():
+        assert line[-1][0] < line[0][0]

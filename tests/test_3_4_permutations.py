@@ -1,0 +1,189 @@
+"""Report 3.4: graph layers commute with the numbering of nodes; a feed-forward network on [A | H] does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import networkx as nx
+import pytest
+import torch
+from hypothesis import find, given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from tests.controls import graphs as controls
+from tests.strategies import Layer, features, layers, matrix_of, permutations, seeds, sparse, tangle
+from vp.graphs import (
+    graph_convolution,
+    graph_convolution_by_messages,
+    graph_convolution_by_node,
+    max_aggregate,
+    mean_aggregate,
+    message_passing,
+    self_attention,
+    sum_aggregate,
+)
+
+GraphLayer = Callable[[Tensor, Tensor], Tensor]
+
+
+def _weights(H: Tensor, seed: int) -> Tensor:
+    return features(seed, 3, H.shape[1])
+
+
+def _free_messages(aggregate: str) -> GraphLayer:
+    def layer(A: Tensor, H: Tensor) -> Tensor:
+        return message_passing(A, H, lambda v, u: (v - 2 * u).sin(), lambda H, received: torch.cat([H, received], 1), aggregate)
+
+    return layer
+
+
+GRAPH_LAYERS: dict[str, GraphLayer] = {
+    "sum": sum_aggregate,
+    "mean": mean_aggregate,
+    "max": max_aggregate,
+    "convolution by matrix": lambda A, H: graph_convolution(A, H, _weights(H, 1), _weights(H, 2)),
+    "convolution by node": lambda A, H: graph_convolution_by_node(A, H, _weights(H, 1), _weights(H, 2)),
+    "convolution by messages": lambda A, H: graph_convolution_by_messages(A, H, _weights(H, 1), _weights(H, 2)),
+    "messages, sum": _free_messages("sum"),
+    "messages, mean": _free_messages("mean"),
+    "messages, max": _free_messages("max"),
+    "attention on the graph": lambda A, H: self_attention(H, *(_weights(H, seed) for seed in (3, 4, 5)), A.to_dense() != 0),
+    "two layers": lambda A, H: sum_aggregate(A, graph_convolution(A, H, _weights(H, 1), _weights(H, 2))),
+}
+each_layer = pytest.mark.parametrize("layer", GRAPH_LAYERS.values(), ids=GRAPH_LAYERS.keys())
+
+
+def renumbered(A: Tensor, order: list[int]) -> Tensor:
+    """P A P^T, in the layout of A."""
+    moved = A.to_dense()[order][:, order]
+    return sparse(moved) if A.layout == torch.sparse_csr else moved
+
+
+def assert_equivariant(layer: GraphLayer, A: Tensor, H: Tensor, order: list[int]) -> None:
+    """f(P A P^T, P H) = P f(A, H)."""
+    torch.testing.assert_close(layer(renumbered(A, order), H[order]), layer(A, H)[order])
+
+
+# -- the report's three arguments against [A | H] ---------------------------------------------------------------------------
+
+
+def flat(A: Tensor, H: Tensor) -> Tensor:
+    """[A | H] as one vector: what the feed-forward network is given."""
+    return torch.cat([A.to_dense(), H], dim=1).flatten()
+
+
+def feed_forward(nodes: int, width: int, seed: int) -> nn.Module:
+    """A network with one hidden layer on [A | H] of graphs of one size."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(nodes**2 + nodes * width, 8), nn.Tanh(), nn.Linear(8, 2)).double()
+
+
+@pytest.mark.states("3.4")
+@given(example=layers())
+def test_the_input_of_a_feed_forward_network_grows_quadratically(example: Layer) -> None:
+    """First argument: [A | H] has N^2 + N d entries, so a million people with 100 features each need 1,000,100,000,000 inputs."""
+    N, d = example.H.shape
+    assert flat(example.A, example.H).numel() == N**2 + N * d
+    assert 1_000_000**2 + 1_000_000 * 100 == 1_000_100_000_000
+
+
+@pytest.mark.states("3.4", corrects="the adjacency matrix would be flattened …, and thus the structural information would be lost")
+@given(example=layers(min_nodes=1), seed=seeds)
+def test_flattening_loses_nothing_but_fixes_the_number_of_nodes(example: Layer, seed: int) -> None:
+    """Second argument: flattening loses nothing, A and H can be read back, but the network fits graphs of one size N only."""
+    A, H = example.A.to_dense(), example.H
+    N, d = H.shape
+    vector = flat(A, H)
+    back = vector.reshape(N, N + d)
+    assert torch.equal(back[:, :N], A)
+    assert torch.equal(back[:, N:], H)
+    network = feed_forward(N, d, seed)
+    assert network(vector).shape == (2,)
+    with pytest.raises(RuntimeError, match=r"cannot be multiplied|size mismatch"):
+        network(flat(torch.block_diag(A, torch.ones(1, 1)), torch.cat([H, H[:1]])))
+
+
+@pytest.mark.states("3.4")
+@given(example=layers(min_nodes=1), more=layers(min_nodes=1))
+def test_the_same_weights_serve_graphs_of_any_size(example: Layer, more: Layer) -> None:
+    """A graph convolution takes its weights to a graph with any number of nodes."""
+    H = features(0, len(more.A), example.H.shape[1])
+    assert graph_convolution(more.A, H, example.W, example.B).shape == (len(more.A), len(example.W))
+
+
+@pytest.mark.states("3.4")
+def test_a_feed_forward_network_depends_on_the_numbering() -> None:
+    """Third argument: a feed-forward network on [A | H] gives another output when the nodes are renumbered, as a search shows."""
+
+    def changes(example: Layer) -> bool:
+        network = feed_forward(*example.H.shape, seed=0)
+        order = list(reversed(range(len(example.A))))
+        moved = network(flat(renumbered(example.A, order), example.H[order]))
+        return not torch.allclose(network(flat(example.A, example.H)), moved)
+
+    assert len(find(layers(min_nodes=1), changes).A) >= 2, "a single node has one numbering only"
+
+
+# -- what graph layers do instead -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.states("3.4")
+@each_layer
+@given(example=layers(), data=st.data())
+def test_graph_layers_are_permutation_equivariant(layer: GraphLayer, example: Layer, data: st.DataObject) -> None:
+    """Every graph layer commutes with renumbering: f(P A P^T, P H) = P f(A, H)."""
+    assert_equivariant(layer, example.A, example.H, data.draw(permutations(len(example.A))))
+
+
+@pytest.mark.states("3.4")
+@each_layer
+@given(example=layers(min_nodes=1), data=st.data())
+def test_pooled_outputs_are_permutation_invariant(layer: GraphLayer, example: Layer, data: st.DataObject) -> None:
+    """Pooled over all nodes, by sum, mean or maximum, the output of a graph layer does not depend on the numbering at all."""
+    order = data.draw(permutations(len(example.A)))
+    output, moved = layer(example.A, example.H), layer(renumbered(example.A, order), example.H[order])
+    torch.testing.assert_close(moved.sum(0), output.sum(0))
+    torch.testing.assert_close(moved.mean(0), output.mean(0))
+    torch.testing.assert_close(moved.amax(0), output.amax(0))
+
+
+@pytest.mark.states("3.4")
+@given(example=layers(), data=st.data())
+def test_isomorphic_graphs_get_the_same_output(example: Layer, data: st.DataObject) -> None:
+    """Two numberings of the same graph, which networkx calls isomorphic, get the same pooled output."""
+    A = (example.A.to_dense() + example.A.to_dense().T > 0).double().fill_diagonal_(0)
+    moved = renumbered(A, data.draw(permutations(len(A))))
+    assert nx.is_isomorphic(nx.from_numpy_array(A.numpy()), nx.from_numpy_array(moved.numpy()))
+    constant = features(0, 1, 2).expand(len(A), -1)
+    outputs = [sum_aggregate(matrix, sum_aggregate(matrix, constant)).sum(0) for matrix in (A, moved)]
+    torch.testing.assert_close(*outputs)
+
+
+@pytest.mark.states("3.4")
+@each_layer
+@given(first=layers(), second=layers())
+def test_a_disconnected_union_computes_as_its_parts(layer: GraphLayer, first: Layer, second: Layer) -> None:
+    """The two halves of a graph without an edge between them compute as if each were alone."""
+    K = features(0, len(second.A), first.H.shape[1])
+    union = torch.block_diag(first.A.to_dense(), second.A.to_dense())
+    together = layer(union, torch.cat([first.H, K]))
+    torch.testing.assert_close(together, torch.cat([layer(first.A, first.H), layer(second.A, K)]))
+
+
+# -- controls ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [controls.feed_forward_on_flat_input, controls.adds_the_node_number, controls.reads_the_first_neighbour_only],
+    ids=lambda control: control.__name__,
+)
+def test_layers_that_read_the_numbering_are_rejected(wrong: GraphLayer) -> None:
+    """Each layer that depends on the numbering of nodes fails equivariance, on an example that the right ones pass."""
+    example = matrix_of(tangle()), features(0, 5, 3), [3, 0, 4, 1, 2]
+    for layer in GRAPH_LAYERS.values():
+        assert_equivariant(layer, *example)
+    with pytest.raises(AssertionError):
+        assert_equivariant(wrong, *example)

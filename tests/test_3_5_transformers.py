@@ -1,0 +1,297 @@
+"""Report 3.5: self-attention is weighted message passing on a complete graph, and equivariant until positions are added."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import networkx as nx
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from torch import Tensor, nn
+from torch.autograd import gradcheck
+from torch.nn.functional import scaled_dot_product_attention
+
+from tests.controls import graphs as controls
+from tests.strategies import directed_graphs, features, matrix_of, permutations, seeds, tangle, widths
+from vp.graphs import adjacency_matrix, attention_graph, attention_matrix, mean_aggregate, message_passing, self_attention
+from vp.writeup.figures import to_svg
+from vp.writeup.graph_figures import attention_graphs
+
+sizes = st.integers(1, 6)
+masks = directed_graphs(min_nodes=1).map(lambda graph: matrix_of(graph).bool())
+Attention = Callable[..., Tensor]
+
+
+def head(seed: int, d: int, d_k: int = 3, d_v: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+    """W_q, W_k and W_v of one attention head."""
+    return features(seed, d_k, d), features(seed + 1, d_k, d), features(seed + 2, d_v, d)
+
+
+def block(heads: int = 2) -> ResidualAttentionBlock:
+    """A block of open_clip's vision transformer with random weights, biases among them, in float64."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = ResidualAttentionBlock(8, heads).double().eval()
+        for parameter in made.parameters():
+            nn.init.normal_(parameter, std=0.5)
+    return made.requires_grad_(False)
+
+
+# -- 3.5.a: a transformer as a graph network --------------------------------------------------------------------------------
+
+
+def assert_passes_messages_with_attention(attend: Attention, H: Tensor, weights: tuple[Tensor, ...], mask: Tensor) -> None:
+    """h'_v = sum over the u that v may attend to of softmax_u(q_v . k_u / sqrt(d_k)) W_v h_u, node by node."""
+    W_q, W_k, W_v = weights
+    expected = torch.zeros(len(H), len(W_v), dtype=torch.float64)
+    for v in range(len(H)):
+        seen = [u for u in range(len(H)) if mask[v, u]]
+        scores = [torch.dot(W_q @ H[v], W_k @ H[u]) / len(W_q) ** 0.5 for u in seen]
+        total = sum(score.exp() for score in scores)
+        for u, score in zip(seen, scores, strict=True):
+            expected[v] += score.exp() / total * (W_v @ H[u])
+    torch.testing.assert_close(attend(H, *weights, mask), expected)
+
+
+@pytest.mark.states("3.5.a")
+@given(size=sizes, d=widths, seed=seeds)
+def test_self_attention_is_message_passing_on_the_complete_graph(size: int, d: int, seed: int) -> None:
+    """Self-attention is message passing on the complete graph: words are nodes, attention weights are the edges' weights."""
+    H, (W_q, W_k, W_v) = features(seed, size, d), head(seed, d)
+    attention = attention_matrix(H @ W_q.T, H @ W_k.T)
+    assert (attention > 0).all(), "every word attends to every word"
+    by_messages = message_passing(attention, H, lambda v, u: u @ W_v.T, lambda H, received: received, "sum")
+    torch.testing.assert_close(self_attention(H, W_q, W_k, W_v), by_messages)
+    assert_passes_messages_with_attention(self_attention, H, (W_q, W_k, W_v), torch.ones(size, size, dtype=torch.bool))
+
+
+@pytest.mark.states("3.5.a")
+@given(mask=masks, d=widths, seed=seeds)
+def test_masked_attention_is_message_passing_on_the_masks_graph(mask: Tensor, d: int, seed: int) -> None:
+    """With a mask the graph is the mask's: an edge from v to u where v may attend to u, and zeros where v sees nobody."""
+    assert_passes_messages_with_attention(self_attention, features(seed, len(mask), d), head(seed, d), mask)
+
+
+@pytest.mark.states("3.5.a")
+@given(mask=masks, seed=seeds)
+def test_rows_of_the_attention_matrix_sum_to_one(mask: Tensor, seed: int) -> None:
+    """Attention weights are not negative and those of a word sum to one: the attention matrix is a mean matrix, D = I."""
+    Q, K = features(seed, 2, len(mask), 3)
+    attention = attention_matrix(Q, K, mask)
+    assert (attention >= 0).all()
+    assert not attention[~mask].any()
+    torch.testing.assert_close(attention.sum(1), mask.any(1).double())
+    torch.testing.assert_close(mean_aggregate(attention, K), attention @ K)
+
+
+@pytest.mark.states("3.5.a")
+@given(mask=masks, d=widths, seed=seeds)
+def test_equal_scores_give_the_mean_of_a_graph_convolution(mask: Tensor, d: int, seed: int) -> None:
+    """Where all scores are equal, attention is the mean aggregation of a graph convolution."""
+    H, (_, _, W_v) = features(seed, len(mask), d), head(seed, d)
+    nothing = torch.zeros(1, d, dtype=torch.float64)
+    torch.testing.assert_close(self_attention(H, nothing, nothing, W_v, mask), mean_aggregate(mask.double(), H @ W_v.T))
+
+
+@pytest.mark.states("3.5.a")
+@given(mask=masks, d=widths, seed=seeds)
+def test_it_is_torchs_scaled_dot_product_attention(mask: Tensor, d: int, seed: int) -> None:
+    """It is torch's own scaled_dot_product_attention, with and without a mask."""
+    mask = mask | torch.eye(len(mask), dtype=torch.bool)  # torch leaves open what a row without any True gives
+    H, weights = features(seed, len(mask), d), head(seed, d)
+    Q, K, V = (H @ weight.T for weight in weights)
+    torch.testing.assert_close(self_attention(H, *weights), scaled_dot_product_attention(Q, K, V))
+    torch.testing.assert_close(self_attention(H, *weights, mask), scaled_dot_product_attention(Q, K, V, attn_mask=mask))
+
+
+def by_heads(module: nn.MultiheadAttention, H: Tensor, mask: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+    """nn.MultiheadAttention as message passing: each head on its own weighted graph, outputs side by side, one last linear map."""
+    Q, K, V = (H @ module.in_proj_weight.T + module.in_proj_bias).chunk(3, dim=1)
+    heads = [part.chunk(module.num_heads, dim=1) for part in (Q, K, V)]
+    graphs, outputs = [], []
+    for q, k, v in zip(*heads, strict=True):
+        graphs.append(attention_matrix(q, k, mask))
+        outputs.append(message_passing(graphs[-1], v, lambda receiver, sender: sender, lambda _, received: received, "sum"))
+    return module.out_proj(torch.cat(outputs, dim=1)), graphs
+
+
+@pytest.mark.states("3.5.a")
+@given(size=sizes, heads=st.sampled_from([1, 2, 4]), seed=seeds)
+def test_many_heads_are_as_many_weighted_graphs(size: int, heads: int, seed: int) -> None:
+    """Several heads are as many graphs on the same words: side by side they give torch's MultiheadAttention and its weights."""
+    module, H = block(heads).attn, features(seed, size, 8)
+    expected, weights = module(H, H, H, average_attn_weights=False)
+    output, graphs = by_heads(module, H)
+    torch.testing.assert_close(output, expected)
+    torch.testing.assert_close(torch.stack(graphs), weights)
+
+
+@pytest.mark.states("3.5.a")
+@given(size=sizes, seed=seeds)
+def test_causal_attention_is_a_graph_that_points_backwards(size: int, seed: int) -> None:
+    """A decoder's causal mask is the graph in which every word points at itself and all words before it."""
+    mask = torch.ones(size, size, dtype=torch.bool).tril()
+    module, H = block().attn, features(seed, size, 8)
+    expected, _ = module(H, H, H, attn_mask=~mask)
+    torch.testing.assert_close(by_heads(module, H, mask)[0], expected)
+    ordered = attention_graph(attention_matrix(H, H, mask))
+    assert nx.is_directed_acyclic_graph(nx.DiGraph([(v, u) for v, u in ordered.edges if u != v]))
+
+
+@pytest.mark.states("3.5.a")
+@given(size=sizes, seed=seeds)
+def test_a_block_of_open_clips_vision_transformer_is_a_graph_network(size: int, seed: int) -> None:
+    """A block of open_clip's vision transformer is such message passing, then a network applied to each token by itself."""
+    module, H = block(), features(seed, size, 8)
+    gathered = H + by_heads(module.attn, module.ln_1(H))[0]
+    by_token = torch.stack([h + module.mlp(module.ln_2(h)) for h in gathered])
+    torch.testing.assert_close(module(H[None])[0], by_token)
+
+
+@given(mask=masks, seed=seeds)
+def test_the_attention_graph_has_the_attention_matrix_as_its_adjacency(mask: Tensor, seed: int) -> None:
+    """The drawn graph has an edge from v to u, weighted, where v attends to u: its adjacency matrix is the attention matrix."""
+    attention = attention_matrix(*features(seed, 2, len(mask), 3), mask)
+    words = [f"word {i}" for i in range(len(mask))]
+    graph = attention_graph(attention, words)
+    assert list(graph) == words
+    assert graph.number_of_edges() == int((attention > 0).sum())
+    assert torch.equal(adjacency_matrix(graph, dtype=torch.float64), attention)
+
+
+def test_gradients_of_masked_attention_are_finite_and_right() -> None:
+    """Gradients agree with finite differences, also where a word may attend to nobody."""
+    mask = matrix_of(tangle()).bool()
+    assert gradcheck(lambda H: self_attention(H, *head(1, 3), mask), features(0, 5, 3).requires_grad_())
+
+
+# -- 3.5.b: order ----------------------------------------------------------------------------------------------------------
+
+
+def assert_equivariant(layer: Callable[[Tensor], Tensor], H: Tensor, order: list[int]) -> None:
+    """f(P H) = P f(H)."""
+    torch.testing.assert_close(layer(H[order]), layer(H)[order])
+
+
+@pytest.mark.states("3.5.b", corrects="The self-attention mechanism … is permutation invariant")
+@given(size=sizes, d=widths, seed=seeds, data=st.data())
+def test_self_attention_is_equivariant(size: int, d: int, seed: int, data: st.DataObject) -> None:
+    """Self-attention is permutation EQUIVARIANT: reordered words give the same outputs, reordered."""
+    weights = head(seed, d)
+    assert_equivariant(lambda H: self_attention(H, *weights), features(seed, size, d), data.draw(permutations(size)))
+
+
+@pytest.mark.states("3.5.b", corrects="the model is permutation invariant in its architecture and computation")
+@given(size=sizes, seed=seeds, data=st.data())
+def test_a_block_is_equivariant_and_only_its_pooled_output_invariant(size: int, seed: int, data: st.DataObject) -> None:
+    """A block of open_clip's vision transformer is equivariant, too; only outputs pooled over the tokens are invariant."""
+    module, H, order = block(), features(seed, size, 8), data.draw(permutations(size))
+    assert_equivariant(lambda tokens: module(tokens[None])[0], H, order)
+    torch.testing.assert_close(module(H[order][None]).mean(1), module(H[None]).mean(1))
+
+
+@given(seed=seeds)
+def test_self_attention_is_not_invariant(seed: int) -> None:
+    """Without pooling, the outputs of reordered words are not the same outputs in the same places."""
+    H, weights = features(seed, 3, 2), head(seed, 2)
+    assert not torch.allclose(self_attention(H[[1, 2, 0]], *weights), self_attention(H, *weights))
+
+
+@pytest.mark.states("3.5.b")
+@given(seed=seeds)
+def test_positions_make_order_matter(seed: int) -> None:
+    """Position embeddings, added to the words, break equivariance and the invariance of pooled outputs: order matters."""
+    H, positions, weights = *features(seed, 2, 4, 3), head(seed, 3)
+    order = [2, 0, 3, 1]
+    moved, kept = self_attention(H[order] + positions, *weights), self_attention(H + positions, *weights)
+    assert not torch.allclose(moved, kept[order])
+    assert not torch.allclose(moved.mean(0), kept.mean(0))
+
+
+@pytest.mark.states("3.5.b")
+@given(seed=seeds, order=permutations(4).filter(lambda order: order != [0, 1, 2, 3]))
+def test_open_clips_vision_transformer_sees_order_through_positions_alone(seed: int, order: list[int]) -> None:
+    """open_clip's whole vision transformer tells an image from its shuffled patches, and no longer without position embeddings."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = VisionTransformer(image_size=8, patch_size=4, width=8, layers=2, heads=2, mlp_ratio=2, output_dim=4).double()
+        nn.init.normal_(model.positional_embedding)
+    patches = features(seed, 4, 3, 4, 4)
+    image, shuffled = (torch.cat([torch.cat([*p[:2]], 2), torch.cat([*p[2:]], 2)], 1)[None] for p in (patches, patches[order]))
+    with torch.no_grad():
+        assert not torch.allclose(model(image), model(shuffled), rtol=1e-6)
+        model.positional_embedding.zero_()
+        torch.testing.assert_close(model(image), model(shuffled))
+
+
+# -- what is refused, controls and the figure -------------------------------------------------------------------------------
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    """Attention names the shapes given and expected."""
+    Q = torch.zeros(3, 2)
+    with pytest.raises(ValueError, match=r"Q is \(3, 2\) and K \(4, 2\): expected both \(N, d\)"):
+        attention_matrix(Q, torch.zeros(4, 2))
+    with pytest.raises(ValueError, match=r"mask is \(2, 3\) of torch.bool: expected \(3, 3\) of booleans"):
+        attention_matrix(Q, Q, torch.ones(2, 3, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"mask is \(3, 3\) of torch.float32"):
+        attention_matrix(Q, Q, torch.ones(3, 3))
+    with pytest.raises(ValueError, match=r"W_k is \(2, 5\) and H \(3, 2\): expected \(d_out, d\) and \(N, d\)"):
+        self_attention(Q, torch.zeros(2, 2), torch.zeros(2, 5), torch.zeros(2, 2))
+
+
+def test_what_is_no_attention_matrix_is_not_drawn() -> None:
+    """A matrix that is not square, whose rows do not sum to one, or with names that do not fit is refused."""
+    with pytest.raises(ValueError, match=r"A is \(2, 3\): expected \(N, N\)"):
+        attention_graph(torch.full((2, 3), 1 / 3))
+    with pytest.raises(ValueError, match="rows of A sum to 1 to 2: rows of an attention matrix sum to one, or are zero"):
+        attention_graph(torch.tensor([[1.0, 1.0], [0.0, 1.0]]))
+    for names in (["a"], ["a", "a"]):
+        with pytest.raises(ValueError, match="expected 2 different names"):
+            attention_graph(torch.eye(2), names)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        controls.softmax_over_the_wrong_axis,
+        controls.scores_not_scaled,
+        controls.mask_after_the_softmax,
+        controls.mask_upside_down,
+        controls.queries_and_keys_exchanged,
+        controls.messages_along_the_attention,
+        controls.values_not_projected,
+    ],
+    ids=lambda control: control.__name__,
+)
+def test_wrong_attention_is_rejected(wrong: Attention) -> None:
+    """Each wrong attention fails the loop over all words, on an example that the right one passes."""
+    example = features(0, 5, 3), head(1, 3, d_v=3), torch.ones(5, 5, dtype=torch.bool).tril()
+    assert_passes_messages_with_attention(self_attention, *example)
+    with pytest.raises(AssertionError):
+        assert_passes_messages_with_attention(wrong, *example)
+
+
+def test_attention_with_positions_is_rejected_as_equivariant() -> None:
+    """Attention with position embeddings inside fails equivariance."""
+    with pytest.raises(AssertionError):
+        assert_equivariant(controls.attention_with_positions, features(0, 4, 3), [2, 0, 3, 1])
+
+
+def test_attention_is_drawn_as_a_graph(record: Callable[..., None]) -> None:
+    """The writeup shows an attention matrix as a graph, without and with a causal mask."""
+    words = ["the", "cat", "sat", "down", "again"]
+    Q, K = features(4, 2, 5, 3)
+    causal = torch.ones(5, 5, dtype=torch.bool).tril()
+    graphs = {
+        "every word attends to every word": attention_graph(attention_matrix(Q, K), words),
+        "causal mask: to itself and to words before it": attention_graph(attention_matrix(Q, K, causal), words),
+    }
+    caption = (
+        "Row v of the matrix holds how much word v attends to each word; an arrow from v to u is as wide as that weight. Queries "
+        "and keys are random. On the left the graph is complete; the causal mask on the right takes away the arrows to later words."
+    )
+    record("figure", id="attention-as-a-graph", caption=caption, svg=to_svg(attention_graphs(graphs), "attention-as-a-graph"))

@@ -1,0 +1,400 @@
+"""vp.evaluation: correctness image by image, accuracy as k of N, intervals and paired tests against published numbers."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from torch import Tensor, nn
+
+from tests.controls import evaluation as controls
+from tests.strategies import pixels, seeds, tensor
+from vp.data import ImageSet, Preprocess
+from vp.evaluation import (
+    Batches,
+    ImageBatches,
+    PairedTest,
+    Subset,
+    paired_test,
+    per_image_correctness,
+    predict,
+    prediction_half_width,
+    wilson_interval,
+)
+
+CLASSES = 3
+counts = st.integers(1, 20)
+
+
+def name_of(function: Callable[..., object]) -> str:
+    return function.__name__
+
+
+class Examples:
+    """N random rows that a model may take for logits, with random labels."""
+
+    def __init__(self, count: int, seed: int = 0) -> None:
+        self.inputs = tensor(seed, count, CLASSES)
+        self.labels = pixels(seed, count).long() % CLASSES
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        return self.inputs[indices], self.labels[indices]
+
+
+# -- correctness -----------------------------------------------------------------------------------------------------------
+
+
+@given(seed=seeds, count=counts, batch_size=st.integers(1, 25))
+def test_correctness_is_that_of_a_loop_over_images(seed: int, count: int, batch_size: int) -> None:
+    """Correctness in batches of any size is that of a loop that asks the model about one image at a time."""
+    examples = Examples(count, seed)
+    predicted, true = predict(nn.Identity(), examples, batch_size)
+    loop = [max(range(CLASSES), key=lambda k: row[k]) for row in examples.inputs.tolist()]
+    assert predicted.tolist() == loop
+    assert torch.equal(true, examples.labels)
+    correct = per_image_correctness(nn.Identity(), examples, batch_size)
+    assert correct.dtype == torch.bool
+    assert correct.tolist() == [k == label for k, label in zip(loop, examples.labels.tolist(), strict=True)]
+
+
+Accuracy = Callable[[nn.Module, Batches, int], float]
+
+
+def assert_k_of_n(accuracy: Accuracy, count: int, batch_size: int, seed: int) -> None:
+    examples = Examples(count, seed)
+    correct = sum(row.argmax() == label for row, label in zip(examples.inputs, examples.labels, strict=True))
+    assert accuracy(nn.Identity(), examples, batch_size) == pytest.approx(int(correct) / count)
+
+
+@given(seed=seeds, count=counts, batch_size=st.integers(1, 25))
+def test_accuracy_is_k_of_n(seed: int, count: int, batch_size: int) -> None:
+    """Accuracy is k / N: every image counts the same, whatever the batches."""
+    assert_k_of_n(lambda *given_: per_image_correctness(*given_).double().mean().item(), count, batch_size, seed)
+
+
+@pytest.mark.parametrize("wrong", [controls.average_of_batch_accuracies, controls.accuracy_of_full_batches], ids=name_of)
+def test_wrong_accuracies_are_rejected(wrong: Accuracy) -> None:
+    """An average over unequal batches, or one that leaves the last batch out, is not k / N."""
+    with pytest.raises(AssertionError):
+        assert_k_of_n(wrong, 10, 4, seed=0)
+
+
+def sleeping() -> nn.Sequential:
+    """A model in training mode with a layer put to evaluation mode, and with layers whose modes differ in what they do."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm1d(CLASSES), nn.Dropout(0.5), nn.BatchNorm1d(CLASSES))
+    model[2].eval()
+    return model
+
+
+def assert_no_trace(correctness: Callable[[nn.Module, Batches], Tensor]) -> None:
+    model, examples = sleeping(), Examples(20)
+    before = copy.deepcopy(model.state_dict())
+    correct = correctness(model, examples)
+    assert [module.training for module in model.modules()] == [True, True, True, False]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(correct, examples.inputs.argmax(1) == examples.labels)
+
+
+def test_evaluation_leaves_no_trace() -> None:
+    """Evaluation is in evaluation mode; afterwards each module is in its own mode again and no buffer has changed."""
+    assert_no_trace(per_image_correctness)
+
+
+@pytest.mark.parametrize(
+    "wrong", [controls.forgets_the_mode, controls.wakes_frozen_modules, controls.predicts_in_training_mode], ids=name_of
+)
+def test_evaluations_that_leave_a_trace_are_rejected(wrong: Callable[[nn.Module, Batches], Tensor]) -> None:
+    """A forgotten mode, a frozen layer woken up or moved statistics fail the property of no trace."""
+    with pytest.raises(AssertionError):
+        assert_no_trace(wrong)
+
+
+def test_the_mode_is_restored_after_an_error() -> None:
+    """A model that fails half way is left in its mode, too."""
+    model, examples = sleeping(), Examples(4)
+    examples.inputs = examples.inputs[:, :1]
+    with pytest.raises(RuntimeError):
+        predict(model, examples)
+    assert [module.training for module in model.modules()] == [True, True, True, False]
+
+
+def test_evaluation_keeps_no_graph() -> None:
+    """Evaluation needs no gradients and leaves none behind."""
+    model = nn.Linear(CLASSES, CLASSES)
+    per_image_correctness(model, Examples(4))
+    assert model.weight.grad is None
+
+
+@given(seed=seeds, count=st.integers(1, 6))
+def test_image_batches_are_the_preprocessed_images(seed: int, count: int) -> None:
+    """A batch of images is what preprocessing each image gives, in the order asked for, repetitions included."""
+    images = ImageSet("some", "test", pixels(seed, count, 3, 6, 6), torch.arange(count), tuple(map(str, range(count))))
+    preprocess, batches = Preprocess(5), ImageBatches(images, Preprocess(5))
+    indices = pixels(seed, 4).long() % count
+    inputs, labels = batches[indices]
+    assert len(batches) == count
+    assert torch.equal(labels, indices)
+    assert torch.equal(inputs, torch.cat([preprocess(images.pixels[i][None]) for i in indices]))
+
+
+@given(seed=seeds, count=st.integers(1, 10))
+def test_a_subset_is_those_examples(seed: int, count: int) -> None:
+    """A subset has the examples at its indices, numbered anew."""
+    examples, chosen = Examples(count, seed), pixels(seed, 5).long() % count
+    subset = Subset(examples, chosen)
+    inputs, labels = subset[torch.tensor([4, 0])]
+    assert len(subset) == 5
+    assert torch.equal(inputs, examples.inputs[chosen[[4, 0]]])
+    assert torch.equal(labels, examples.labels[chosen[[4, 0]]])
+
+
+# -- the interval of a proportion ------------------------------------------------------------------------------------------
+
+PUBLISHED = {  # Newcombe 1998, Statistics in Medicine 17, table I, method 3
+    (81, 263): (0.2553, 0.3662),
+    (15, 148): (0.0624, 0.1605),
+    (0, 20): (0.0, 0.1611),
+    (1, 29): (0.0061, 0.1718),
+}
+
+
+def assert_published(interval: Callable[[int, int], tuple[float, float]]) -> None:
+    assert {key: interval(*key) for key in PUBLISHED} == {key: pytest.approx(value, abs=5e-5) for key, value in PUBLISHED.items()}
+
+
+def test_intervals_are_those_published() -> None:
+    """Wilson's interval is the one Newcombe printed for his four examples."""
+    assert_published(wilson_interval)
+
+
+def test_walds_interval_is_rejected() -> None:
+    """The textbook's symmetric interval fails the published examples."""
+    with pytest.raises(AssertionError):
+        assert_published(controls.wald_interval)
+
+
+@st.composite
+def proportions(draw: st.DrawFn) -> tuple[int, int]:
+    total = draw(st.integers(1, 20_000))
+    return draw(st.integers(0, total)), total
+
+
+@given(proportion=proportions(), confidence=st.floats(0.5, 0.999))
+def test_an_interval_ends_where_the_score_test_does(proportion: tuple[int, int], confidence: float) -> None:
+    """At each bound inside (0, 1) the score test of k / N against it is just at its level: |z| is the normal quantile."""
+    correct, total = proportion
+    for bound in wilson_interval(correct, total, confidence):
+        if 0 < bound < 1:
+            z = (correct / total - bound) / math.sqrt(bound * (1 - bound) / total)
+            assert abs(z) == pytest.approx(stats.norm.ppf(0.5 + confidence / 2), rel=1e-4)
+
+
+@given(proportion=proportions())
+def test_an_interval_contains_its_proportion(proportion: tuple[int, int]) -> None:
+    """The interval contains k / N, lies within [0, 1] and mirrors that of N - k."""
+    correct, total = proportion
+    low, high = wilson_interval(correct, total)
+    assert 0 <= low <= correct / total <= high <= 1
+    assert wilson_interval(total - correct, total) == pytest.approx((1 - high, 1 - low))
+
+
+@given(proportion=proportions(), times=st.integers(2, 50))
+def test_more_images_narrow_the_interval(proportion: tuple[int, int], times: int) -> None:
+    """The same share of more images has a narrower interval, and less confidence, too."""
+    correct, total = proportion
+
+    def width(*given_: float) -> float:
+        low, high = wilson_interval(*given_)
+        return high - low
+
+    assert width(times * correct, times * total) < width(correct, total)
+    assert width(correct, total, 0.9) < width(correct, total, 0.95)
+
+
+@pytest.mark.parametrize(("correct", "total"), [(-1, 5), (6, 5), (0, 0), (1, 0), (0, -1)])
+def test_impossible_counts_are_refused(correct: int, total: int) -> None:
+    """More correct than there are, fewer than none, or none at all: refused with what was given."""
+    with pytest.raises(ValueError, match=f"{correct} correct of {total}: expected 0 <= correct <= total"):
+        wilson_interval(correct, total)
+
+
+# -- the paired test -------------------------------------------------------------------------------------------------------
+
+Paired = Callable[[Tensor, Tensor], PairedTest]
+
+
+def discordant(first_only: int, second_only: int, both: int = 0, neither: int = 0) -> tuple[Tensor, Tensor]:
+    """Correctness of two classifiers with these cells of their 2 x 2 table."""
+    cells = [(True, False)] * first_only + [(False, True)] * second_only + [(True, True)] * both + [(False, False)] * neither
+    first, second = torch.tensor(cells, dtype=torch.bool).reshape(-1, 2).T
+    return first, second
+
+
+def assert_mcnemar(paired: Paired) -> None:
+    # M. P. Fay, "Exact McNemar's test" (R package exact2x2): 21, 9, 2, 12; p = 2 (1 + 11 + 55) / 2^11 = 0.06543.
+    test = paired(*discordant(9, 2, both=21, neither=12))
+    assert test.p_value == pytest.approx(134 / 2048)
+    assert (test.first_better, test.second_better, test.mean_difference) == (9, 2, pytest.approx(7 / 44))
+
+
+def test_the_paired_test_is_mcnemars() -> None:
+    """For one seed the test is McNemar's exact one, as in a published example: 9 against 2 gives p = 0.065."""
+    assert_mcnemar(paired_test)
+
+
+@pytest.mark.parametrize("wrong", [controls.unpaired, controls.one_sided], ids=name_of)
+def test_wrong_tests_are_rejected(wrong: Paired) -> None:
+    """An unpaired or a one-sided test fails the published example."""
+    with pytest.raises(AssertionError):
+        assert_mcnemar(wrong)
+
+
+@given(first_only=st.integers(0, 60), second_only=st.integers(0, 60), both=st.integers(0, 3), neither=st.integers(1, 3))
+def test_only_images_that_differ_count(first_only: int, second_only: int, both: int, neither: int) -> None:
+    """The p-value is the binomial test's over the images that only one gets right; the others do not count."""
+    test = paired_test(*discordant(first_only, second_only, both, neither))
+    decided = first_only + second_only
+    tail = sum(math.comb(decided, k) for k in range(min(first_only, second_only) + 1))
+    assert (test.first_better, test.second_better) == (first_only, second_only)
+    assert test.p_value == pytest.approx(min(1.0, 2 * tail / 2**decided))
+    assert test.p_value == pytest.approx(stats.binomtest(first_only, decided).pvalue if decided else 1.0)
+
+
+@st.composite
+def correctness_pairs(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
+    """Correctness (S, N) of two classifiers."""
+    seed, count, images = draw(seeds), draw(st.integers(1, 5)), draw(st.integers(1, 40))
+    first, second = pixels(seed, 2, count, images) < torch.tensor(draw(st.tuples(seeds, seeds))).view(2, 1, 1) % 257
+    return first, second
+
+
+@given(pair=correctness_pairs())
+def test_the_paired_test_is_symmetric(pair: tuple[Tensor, Tensor]) -> None:
+    """Exchanging the classifiers exchanges their counts, negates the difference and keeps the p-value."""
+    test, other = paired_test(*pair), paired_test(*reversed(pair))
+    assert (other.first_better, other.second_better, other.p_value) == (test.second_better, test.first_better, test.p_value)
+    assert other.mean_difference == -test.mean_difference
+    assert 0 < test.p_value <= 1
+
+
+@given(pair=correctness_pairs())
+def test_an_image_speaks_for_whom_more_seeds_say(pair: tuple[Tensor, Tensor]) -> None:
+    """An image counts for the classifier that gets it right in more seeds; the difference is that of the accuracies."""
+    first, second = (some.tolist() for some in pair)
+    leads = [sum(row[i] for row in first) - sum(row[i] for row in second) for i in range(len(first[0]))]
+    test = paired_test(*pair)
+    assert test.first_better == sum(lead > 0 for lead in leads)
+    assert test.second_better == sum(lead < 0 for lead in leads)
+    assert test.mean_difference == pytest.approx((pair[0].double().mean() - pair[1].double().mean()).item())
+
+
+def assert_seeds_are_not_images(paired: Paired) -> None:
+    first, second = discordant(9, 2, both=21, neither=12)
+    alone = paired_test(first, second)
+    for count in (1, 2, 5):
+        assert paired(first.expand(count, -1), second.expand(count, -1)) == alone
+
+
+def test_seeds_are_not_images() -> None:
+    """S identical seeds prove no more than one: the images are the sample."""
+    assert_seeds_are_not_images(paired_test)
+
+
+def test_seeds_counted_as_images_are_rejected() -> None:
+    """A test over all seeds' images strung together fails the property that seeds are not images."""
+    with pytest.raises(AssertionError):
+        assert_seeds_are_not_images(controls.seeds_as_images)
+
+
+@pytest.mark.parametrize("images", range(1, 16))
+def test_the_paired_test_keeps_its_level(images: int) -> None:
+    """If neither is better, p <= alpha has a probability of at most alpha, for every alpha: an exact sum over all outcomes."""
+    p_values = [paired_test(*discordant(k, images - k)).p_value for k in range(images + 1)]
+    for alpha in p_values:
+        chance = sum(math.comb(images, k) for k, p in enumerate(p_values) if p <= alpha) / 2**images
+        assert chance <= alpha + 1e-12
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (torch.ones(3), torch.ones(4)),
+        (torch.ones(2, 3), torch.ones(3)),
+        (torch.ones(1, 2, 3), torch.ones(1, 2, 3)),
+        (torch.ones(0), torch.ones(0)),
+        (torch.ones(0, 3), torch.ones(0, 3)),
+    ],
+)
+def test_correctness_of_other_images_is_refused(first: Tensor, second: Tensor) -> None:
+    """Shapes that cannot be of the same images, and none at all, are refused with both shapes."""
+    with pytest.raises(ValueError, match=r"paired correctness has shapes .* and .*: expected equal \(S, N\)"):
+        paired_test(first.bool(), second.bool())
+
+
+def test_predictions_are_not_correctness() -> None:
+    """Class numbers given in place of booleans are refused, not added up."""
+    with pytest.raises(ValueError, match=r"is torch\.int64 and torch\.bool: expected torch\.bool"):
+        paired_test(torch.tensor([4, 2]), torch.tensor([True, False]))
+
+
+# -- where one more seed falls ---------------------------------------------------------------------------------------------
+
+
+def assert_by_hand(half_width: Callable[[Sequence[float]], float]) -> None:
+    # s = 1, n = 3, and the t table gives 9.925 for 2 degrees of freedom: 9.925 sqrt(4 / 3) = 11.460.
+    assert half_width([90.0, 91.0, 92.0]) == pytest.approx(9.925 * math.sqrt(4 / 3), rel=1e-4)
+
+
+def test_the_half_width_is_the_one_computed_by_hand() -> None:
+    """Of 90, 91 and 92 the 99% prediction interval reaches 11.46 to either side."""
+    assert_by_hand(prediction_half_width)
+
+
+@pytest.mark.parametrize("wrong", [controls.half_width_of_the_mean, controls.normal_half_width], ids=name_of)
+def test_wrong_half_widths_are_rejected(wrong: Callable[[Sequence[float]], float]) -> None:
+    """The interval of the mean, or one by the normal quantile, fails the example computed by hand."""
+    with pytest.raises(AssertionError):
+        assert_by_hand(wrong)
+
+
+@pytest.mark.parametrize("value", [90.0, 90.1, 70.35, 0.0])
+def test_equal_values_have_the_spread_of_the_floor(value: float) -> None:
+    """Seeds that agree exactly are believed to the floor only: 0.2 points, so 2.29 to either side of three."""
+    assert prediction_half_width([value] * 3) == pytest.approx(9.925 * 0.2 * math.sqrt(4 / 3), rel=1e-4)
+
+
+@given(values=st.lists(st.floats(0, 100), min_size=2, max_size=6), shift=st.floats(-50, 50))
+def test_the_half_width_is_a_spread(values: list[float], shift: float) -> None:
+    """The half width does not move with the values, grows in proportion to their spread and to the confidence."""
+    width = prediction_half_width(values, floor=0)
+    assert prediction_half_width([value + shift for value in values], floor=0) == pytest.approx(width, abs=1e-9)
+    assert prediction_half_width([2 * value for value in values], floor=0) == pytest.approx(2 * width, abs=1e-9)
+    assert prediction_half_width(values, confidence=0.9, floor=0) <= width
+    assert prediction_half_width(values) >= width
+
+
+def test_one_more_seed_falls_inside_as_often_as_promised() -> None:
+    """Of 20,000 normal samples of four, a fifth value lies within the 95% interval of the others in 95% of cases."""
+    draws = tensor(0, 20_000, 5).double()
+    mean, spread = draws[:, :4].mean(1), draws[:, :4].std(1)
+    per_unit = prediction_half_width([-1.0, 0.0, 0.0, 1.0], confidence=0.95) / torch.tensor([-1.0, 0, 0, 1]).std().item()
+    inside = ((draws[:, 4] - mean).abs() <= per_unit * spread).sum().item()
+    low, high = wilson_interval(int(inside), 20_000, confidence=0.9999)
+    assert low <= 0.95 <= high
+
+
+@pytest.mark.parametrize("values", [[], [90.0], [90.0, math.nan], [90.0, math.inf]])
+def test_a_spread_needs_two_finite_values(values: list[float]) -> None:
+    """No value, one, or one that is no number says nothing about spread."""
+    with pytest.raises(ValueError, match="says nothing about spread: give finite values of at least two seeds"):
+        prediction_half_width(values)

@@ -1,0 +1,246 @@
+"""vp.expectations: the files, what is wrong with a malformed one, how numbers are accepted, and the verdicts."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import tomli_w
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conftest import EXPECTATIONS
+from tests.controls import evaluation as controls
+from vp.evaluation import PairedTest, prediction_half_width
+from vp.expectations import Expectation, Verdict, accept, cell_verdict, load_expectations, ordering_verdict
+from vp.experiments import SCALES, runs
+from vp.runtime import VpError
+
+GOOD = {"value": 90.5, "tolerance": 1, "source": "report, table 2", "reason": "replications"}
+
+
+def write(folder: Path, text: str, name: str = "table_2.toml") -> Path:
+    path = folder / "mini" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+# -- the files -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_committed_expectation_is_of_a_run(scale: str) -> None:
+    """Every expectation of the project can be read, is of a run of its scale and stands in the file of the run's table."""
+    known = runs(scale)
+    for name in load_expectations(EXPECTATIONS, scale):
+        assert name in known
+        assert name in tomllib.loads((EXPECTATIONS / scale / f"{known[name].table}.toml").read_text(encoding="utf-8"))
+
+
+def test_expectations_are_read_from_all_files_of_a_scale(tmp_path: Path) -> None:
+    """The entries of all files of a scale are read by run name; those of another scale, and other files, are not."""
+    write(tmp_path, tomli_w.dumps({"a": GOOD, "b": GOOD}))
+    write(tmp_path, tomli_w.dumps({"größer, 更大": {**GOOD, "value": 0, "seeds": [0.0, 0.1]}}), "table_1.toml")
+    write(tmp_path, "not = toml = at all", "README.md")
+    (tmp_path / "full").mkdir()
+    expected = Expectation(90.5, 1.0, "report, table 2", "replications")
+    loaded = load_expectations(tmp_path, "mini")
+    assert loaded == {"a": expected, "b": expected, "größer, 更大": Expectation(0.0, 1.0, "report, table 2", "replications")}
+    assert all(type(one.value) is type(one.tolerance) is float for one in loaded.values())
+    assert load_expectations(tmp_path, "full") == load_expectations(tmp_path, "none") == {}
+
+
+WRONG = {
+    "value": ["90", True, [90.5], -0.1, 100.1, math.nan, math.inf],
+    "tolerance": ["1", False, {"plus": 1}, -0.1, 100.1, math.nan, math.inf],
+    "source": [1, True, ["report"]],
+    "reason": [1.5, False, {}],
+}
+
+
+@pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in WRONG.items() for value in values])
+def test_a_wrong_field_is_named(field: str, value: object, tmp_path: Path) -> None:
+    """A field of the wrong type or out of range is an error of one line that names file, run and field."""
+    path = write(tmp_path, tomli_w.dumps({"good": GOOD, "padding-10": {**GOOD, field: value}}))
+    with pytest.raises(VpError) as error:
+        load_expectations(tmp_path, "mini")
+    assert str(error.value).startswith(f"{path}: [padding-10] {field} is ")
+    assert "expected " in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("field", GOOD)
+def test_a_missing_field_is_named(field: str, tmp_path: Path) -> None:
+    """A missing field is an error that names file, run and field."""
+    path = write(tmp_path, tomli_w.dumps({"padding-10": {key: value for key, value in GOOD.items() if key != field}}))
+    with pytest.raises(VpError, match=r"\[padding-10\] \w+ is missing, expected") as error:
+        load_expectations(tmp_path, "mini")
+    assert str(error.value).startswith(f"{path}: [padding-10] {field} is missing")
+
+
+@pytest.mark.parametrize("text", ["padding-10 = 90.5", "padding-10 = [90.5, 1]", "[[padding-10]]\nvalue = 90.5"])
+def test_an_entry_that_is_no_table_is_named(text: str, tmp_path: Path) -> None:
+    """An entry that is no table is an error that names file and run and says what belongs there."""
+    path = write(tmp_path, text)
+    with pytest.raises(VpError, match=r"expected a table \[padding-10\] with value, tolerance, source and reason") as error:
+        load_expectations(tmp_path, "mini")
+    assert str(error.value).startswith(f"{path}: 'padding-10' is ")
+
+
+@pytest.mark.parametrize("text", ["[padding-10", "value = ", "[a]\nvalue = 1\nvalue = 2", "[a]\n[a]", "\x00"])
+def test_a_file_that_is_not_toml_is_named(text: str, tmp_path: Path) -> None:
+    """A file that is not TOML, or has a run twice, is an error that names it, when it is read and when it would be rewritten."""
+    path = write(tmp_path, text)
+    with pytest.raises(VpError, match="is not valid TOML") as error:
+        load_expectations(tmp_path, "mini")
+    assert str(error.value).startswith(str(path))
+    with pytest.raises(VpError, match="is not valid TOML"):
+        accept(path, {"a": [1.0, 2.0]}, {"a": True}, "measured")
+    assert path.read_text(encoding="utf-8") == text
+
+
+def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
+    """Bytes that are not UTF-8 are an error that names the file."""
+    path = write(tmp_path, "")
+    path.write_bytes(b'[a]\nsource = "\xff"')
+    with pytest.raises(VpError, match="is not valid TOML"):
+        load_expectations(tmp_path, "mini")
+
+
+def test_a_run_has_one_expectation(tmp_path: Path) -> None:
+    """A run in two files is an error that names the second file and the run."""
+    write(tmp_path, tomli_w.dumps({"padding-10": GOOD}), "table_1.toml")
+    path = write(tmp_path, tomli_w.dumps({"padding-10": GOOD}), "table_2.toml")
+    with pytest.raises(VpError, match="run 'padding-10' has a second expectation: keep one") as error:
+        load_expectations(tmp_path, "mini")
+    assert str(error.value).startswith(f"{path}: ")
+
+
+@given(text=st.text(max_size=60) | st.from_regex(r"\[a\]\n(value|tolerance) = [0-9.+-]{1,5}\n", fullmatch=True))
+def test_no_text_makes_loading_fail_otherwise(text: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Whatever a file says, it is read or refused as an error that the user can mend."""
+    folder = tmp_path_factory.getbasetemp() / "any-text"
+    folder.mkdir(exist_ok=True)
+    write(folder, "")
+    (folder / "mini" / "table_2.toml").write_bytes(text.encode("utf-8", "surrogatepass"))
+    with suppress(VpError):
+        load_expectations(folder, "mini")
+
+
+# -- accepting -------------------------------------------------------------------------------------------------------------
+
+percents = st.floats(0, 100)
+run_names = st.text(st.characters(codec="utf-8"), max_size=12)
+
+
+@given(measured=st.dictionaries(run_names, st.lists(percents, min_size=3, max_size=5), max_size=4), trained=st.booleans())
+def test_what_is_accepted_is_loaded(
+    measured: dict[str, list[float]], trained: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Accepted numbers are read back, under any name: their mean, and half the width of the prediction interval or 0.5."""
+    folder = tmp_path_factory.mktemp("accepted")
+    accept(folder / "mini" / "table.toml", measured, dict.fromkeys(measured, trained), "measured: here")
+    loaded = load_expectations(folder, "mini")
+    assert loaded.keys() == measured.keys()
+    for name, values in measured.items():
+        expectation = loaded[name]
+        assert expectation.value == pytest.approx(sum(values) / len(values), abs=0.00501)
+        assert expectation.tolerance == pytest.approx(min(prediction_half_width(values), 100) if trained else 0.5, abs=0.00501)
+        assert expectation.source == "measured: here"
+        assert ("nothing is trained" in expectation.reason) == (not trained)
+        assert (f"from {len(values)} seeds" in expectation.reason) == trained
+
+
+def test_accepting_keeps_the_other_entries(tmp_path: Path) -> None:
+    """Accepting rewrites the runs that were measured; the other entries of the file, with all their fields, stay."""
+    kept = {**GOOD, "seeds": [1.5, 2.5], "note": "by hand"}
+    path = write(tmp_path, tomli_w.dumps({"kept": kept, "renewed": GOOD}))
+    accept(path, {"renewed": [80.0, 81.0, 82.004], "new": [7.0]}, {"renewed": True, "new": False}, "measured")
+    entries = tomllib.loads(path.read_text(encoding="utf-8"))
+    assert list(entries) == ["kept", "renewed", "new"]
+    assert entries["kept"] == kept
+    assert entries["renewed"]["seeds"] == [80.0, 81.0, 82.0]
+    assert entries["renewed"]["value"] == 81.0
+    assert entries["renewed"]["tolerance"] == pytest.approx(9.925 * math.sqrt(4 / 3), abs=0.03)
+    assert (entries["new"]["value"], entries["new"]["tolerance"]) == (7.0, 0.5)
+
+
+def test_one_seed_of_a_trained_run_is_not_accepted(tmp_path: Path) -> None:
+    """A trained number without a spread is not accepted, and the file stays as it was."""
+    path = write(tmp_path, "")
+    with pytest.raises(ValueError, match="at least two seeds"):
+        accept(path, {"padding-10": [90.0]}, {"padding-10": True}, "measured")
+    assert path.read_text(encoding="utf-8") == ""
+
+
+# -- verdicts --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "interval", "verdict"),
+    [
+        (90.0, (89.0, 91.0), Verdict.REPRODUCED),
+        (90.5, (90.2, 90.8), Verdict.REPRODUCED),  # at the tolerance
+        (89.5, (89.2, 89.8), Verdict.REPRODUCED),
+        (90.75, (90.0, 91.5), Verdict.WITHIN_NOISE),  # the expected value at the end of the interval
+        (89.25, (88.5, 90.0), Verdict.WITHIN_NOISE),
+        (90.75, (90.25, 91.25), Verdict.CONTRADICTED),
+        (89.25, (88.75, 89.75), Verdict.CONTRADICTED),
+    ],
+)
+def test_a_cell_is_judged_by_tolerance_then_by_noise(value: float, interval: tuple[float, float], verdict: Verdict) -> None:
+    """A cell is reproduced within its tolerance, within noise where the interval covers the expected value, else contradicted."""
+    assert cell_verdict(value, interval, Expectation(90.0, 0.5, "", "")) is verdict
+
+
+@given(expected=percents, tolerance=st.floats(0, 5), value=percents, half=st.floats(0, 5))
+def test_the_expected_value_itself_is_never_contradicted(expected: float, tolerance: float, value: float, half: float) -> None:
+    """Exactly the expected value is reproduced, whatever the tolerance; a contradiction lies outside tolerance and interval."""
+    expectation = Expectation(expected, tolerance, "", "")
+    assert cell_verdict(expected, (expected, expected), expectation) is Verdict.REPRODUCED
+    contradicted = abs(value - expected) > tolerance and not value - half <= expected <= value + half
+    assert (cell_verdict(value, (value - half, value + half), expectation) is Verdict.CONTRADICTED) == contradicted
+
+
+BETTER, WORSE = PairedTest(30, 10, 0.02, 0.002), PairedTest(10, 30, -0.02, 0.002)
+CASES = {
+    "significantly better": (BETTER, Verdict.REPRODUCED, Verdict.REPRODUCED),
+    "significantly worse": (WORSE, Verdict.CONTRADICTED, Verdict.CONTRADICTED),
+    "better, not significantly": (PairedTest(12, 10, 0.002, 0.83), Verdict.WITHIN_NOISE, Verdict.REPRODUCED),
+    "worse, not significantly": (PairedTest(10, 12, -0.002, 0.83), Verdict.WITHIN_NOISE, Verdict.REPRODUCED),
+    "at the level, better": (PairedTest(15, 5, 0.01, 0.05), Verdict.WITHIN_NOISE, Verdict.REPRODUCED),
+    "at the level, worse": (PairedTest(5, 15, -0.01, 0.05), Verdict.WITHIN_NOISE, Verdict.REPRODUCED),
+    "equal": (PairedTest(0, 0, 0.0, 1.0), Verdict.WITHIN_NOISE, Verdict.REPRODUCED),
+    # More images for one, a higher mean over the seeds for the other: significant for neither.
+    "images better, mean worse": (PairedTest(30, 10, -0.001, 0.002), Verdict.WITHIN_NOISE, Verdict.REPRODUCED),
+    "images worse, mean better": (PairedTest(10, 30, 0.001, 0.002), Verdict.WITHIN_NOISE, Verdict.REPRODUCED),
+}
+
+
+def assert_needs_significance(verdict_of: Callable[[PairedTest], Verdict]) -> None:
+    for test, better, _ in CASES.values():
+        assert verdict_of(test) is better
+
+
+def test_an_ordering_needs_a_significant_difference() -> None:
+    """Better is reproduced, or contradicted, only if the images and the mean say so and the test is below the 5% level."""
+    assert_needs_significance(ordering_verdict)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_as_good_as_needs_no_difference(case: str) -> None:
+    """At least as good is contradicted only by a significant difference."""
+    test, _, or_equal = CASES[case]
+    assert ordering_verdict(test, or_equal=True) is or_equal
+
+
+@pytest.mark.parametrize("wrong", [controls.verdict_by_mean_alone, controls.verdict_by_p_value_alone])
+def test_wrong_verdicts_are_rejected(wrong: Callable[[PairedTest], Verdict]) -> None:
+    """A verdict that ignores significance, or for whom the images speak, fails the cases."""
+    with pytest.raises(AssertionError):
+        assert_needs_significance(wrong)

@@ -1,0 +1,124 @@
+"""The order of the rooms: a module of vp imports only from rooms above its own; and the order in which tests run."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import conftest
+import vp
+
+HERE = Path(str(vp.__file__)).parent
+ROOMS = re.findall(r"^    (\w+)  ", str(vp.__doc__), re.MULTILINE)
+MODULES = sorted(HERE.rglob("*.py"))
+
+
+def room_of(module: str) -> str:
+    """The second part of a full name; empty for vp itself."""
+    return [*module.split("."), ""][1]
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(HERE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(source: str, package: str) -> list[str]:
+    """What `source`, a module of `package`, imports from vp, at its top or inside of functions: full names."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            found += [f"{base}.{alias.name}" for alias in node.names]
+    return [name for name in found if name.split(".")[0] == "vp"]
+
+
+def forbidden(source: str, module: str, package: str) -> list[str]:
+    """What `source` imports from rooms below its own, or from vp as a whole."""
+    room = room_of(module)
+    allowed = ROOMS[: ROOMS.index(room) + 1] if room else []
+    return [name for name in imported(source, package) if room_of(name) in {*ROOMS, "", "*"} - {*allowed}]
+
+
+def test_the_map_lists_the_rooms_that_exist() -> None:
+    """The map in vp/__init__.py lists exactly the rooms on disk, each once."""
+    on_disk = {path.stem for path in HERE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()} - {"__init__"}
+    assert len(ROOMS) == len(set(ROOMS))
+    assert on_disk == set(ROOMS)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_module_imports_only_from_rooms_above_its_own(path: Path) -> None:
+    """A module of vp imports vp modules only from its own room and from rooms above it, inside of functions, too."""
+    module = name_of(path)
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    assert forbidden(path.read_text(encoding="utf-8"), module, package) == []
+
+
+def test_graphs_stand_alone() -> None:
+    """The graph mathematics imports no other room."""
+    for path in (HERE / "graphs").glob("*.py"):
+        assert {room_of(name) for name in imported(path.read_text(encoding="utf-8"), "vp.graphs")} <= {"graphs"}
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("vp.data.world", "from vp.models import load_clip"),
+        ("vp.data.world", "import vp.store"),
+        ("vp.data.world", "from vp import training"),
+        ("vp.data.world", "from vp import *"),
+        ("vp.data.world", "import vp"),
+        ("vp.data.world", "def late():\n    from vp.writeup.page import render"),
+        ("vp.data.world", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import vp.experiments as e"),
+        ("vp.data.world", "from ..models.clip import FrozenCLIP"),
+        ("vp.data.world", "from .. import models"),
+        ("vp.runtime", "from vp.artifacts import save"),
+        ("vp.runtime", "from . import artifacts"),
+        ("vp.runtime", "import vp.__main__"),
+    ],
+)
+def test_a_planted_wrong_import_is_found(module: str, source: str) -> None:
+    """An import of a room below is found in whatever form it is written; allowed ones beside it are not reported."""
+    fine = "import os\nimport vpn\nfrom torch import Tensor\nfrom vp.runtime import home\n"
+    package = module.rpartition(".")[0]
+    assert forbidden(fine, module, package) == []
+    assert len(forbidden(fine + source, module, package)) == 1
+
+
+@pytest.mark.parametrize("source", ["from vp.data import images", "from .images import ImageSet", "from vp.runtime import home"])
+def test_rooms_above_and_the_own_room_are_allowed(source: str) -> None:
+    """Modules of one room import each other, and rooms above them."""
+    assert forbidden(source, "vp.data.world", "vp.data") == []
+
+
+# -- the order in which tests run ------------------------------------------------------------------------------------------
+
+
+class Item:
+    """As much of a collected test as the hook looks at."""
+
+    def __init__(self, name: str, *markers: str) -> None:
+        self.name, self.markers = name, [*markers]
+
+    def get_closest_marker(self, name: str) -> str | None:
+        return name if name in self.markers else None
+
+    def add_marker(self, mark: pytest.MarkDecorator) -> None:
+        self.markers.append(mark.name)
+
+
+@pytest.mark.parametrize(("scale", "marked"), [("full", ["c", "e"]), ("mini", [])])
+def test_what_trains_runs_first(scale: str, marked: list[str]) -> None:
+    """Tests that reproduce runs come first, everything else keeps its order; at full scale they, and only they, need a GPU."""
+    items = [Item("a"), Item("b", "slow"), Item("c", "reproduces"), Item("d"), Item("e", "slow", "reproduces")]
+    conftest.pytest_collection_modifyitems(SimpleNamespace(getoption=lambda _: scale), items)
+    assert [item.name for item in items] == ["c", "e", "a", "b", "d"]
+    assert [item.name for item in items if "gpu" in item.markers] == marked

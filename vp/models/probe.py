@@ -1,0 +1,44 @@
+"""What prompting is compared with: a linear probe on frozen features, and fine-tuning the whole vision tower (report 2.6)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from vp.models.clip import DEFAULT_TEMPLATE, FrozenCLIP, cosine_logits
+
+
+class LinearProbe(nn.Module):
+    """A linear layer on the frozen CLIP's unit features: (D + 1) K parameters, 51,300 for ViT-B/32 and 100 classes."""
+
+    def __init__(self, clip: FrozenCLIP, classes: int) -> None:
+        super().__init__()
+        self.clip = clip
+        self.head = nn.Linear(clip.width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Preprocessed images (B, 3, S, S) to logits (B, K)."""
+        with torch.no_grad():
+            features = self.clip.encode_image(images)
+        logits: Tensor = self.head(features)
+        return logits
+
+
+class FineTunedCLIP(nn.Module):
+    """CLIP whose whole vision tower trains, a copy of the frozen one's; text features and logit scale stay."""
+
+    text_features: Tensor
+
+    def __init__(self, clip: FrozenCLIP, class_names: Sequence[str], template: str = DEFAULT_TEMPLATE) -> None:
+        super().__init__()
+        self.vision = copy.deepcopy(clip.model.visual).requires_grad_(True)
+        self.register_buffer("text_features", clip.class_features(class_names, template))
+        self.scale = clip.scale.item()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Preprocessed images (B, 3, S, S) to logits (B, K)."""
+        return cosine_logits(normalize(self.vision(images), dim=-1), self.text_features, self.scale)
