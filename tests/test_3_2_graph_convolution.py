@@ -79,7 +79,6 @@ def test_without_edges_a_layer_is_a_linear_layer_at_each_node(example: Layer) ->
         torch.testing.assert_close(form(torch.zeros(len(H), len(H)), H, W, B), alone)
 
 
-@pytest.mark.states("3.2.a")
 @given(A=adjacencies(), B=adjacencies(), seed=seeds)
 def test_the_structure_is_seen_through_the_mean_only(A: Tensor, B: Tensor, seed: int) -> None:
     """The graph is seen through the mean only: where all features are equal, so are the outputs of all nodes with neighbours."""
@@ -139,7 +138,6 @@ def test_a_graph_convolution_is_message_passing(example: Layer) -> None:
     torch.testing.assert_close(linear, graph_convolution(A, H, W, B, torch.tanh))
 
 
-@pytest.mark.states("3.2.b")
 @given(example=layers(min_nodes=1))
 def test_a_graph_convolution_is_the_sageconv_of_pytorch_geometric(pyg: ModuleType, example: Layer) -> None:
     """The layer is PyTorch Geometric's SAGEConv with the mean, on the flipped edge index."""

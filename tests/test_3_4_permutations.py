@@ -105,7 +105,6 @@ def test_flattening_loses_nothing_but_fixes_the_number_of_nodes(example: Layer, 
         network(flat(torch.block_diag(A, torch.ones(1, 1)), torch.cat([H, H[:1]])))
 
 
-@pytest.mark.states("3.4")
 @given(example=layers(min_nodes=1), more=layers(min_nodes=1))
 def test_the_same_weights_serve_graphs_of_any_size(example: Layer, more: Layer) -> None:
     """A graph convolution takes its weights to a graph with any number of nodes."""
@@ -129,7 +128,6 @@ def test_a_feed_forward_network_depends_on_the_numbering() -> None:
 # -- what graph layers do instead -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.states("3.4")
 @each_layer
 @given(example=layers(), data=st.data())
 def test_graph_layers_are_permutation_equivariant(layer: GraphLayer, example: Layer, data: st.DataObject) -> None:
@@ -149,7 +147,6 @@ def test_pooled_outputs_are_permutation_invariant(layer: GraphLayer, example: La
     torch.testing.assert_close(moved.amax(0), output.amax(0))
 
 
-@pytest.mark.states("3.4")
 @given(example=layers(), data=st.data())
 def test_isomorphic_graphs_get_the_same_output(example: Layer, data: st.DataObject) -> None:
     """Two numberings of the same graph, which networkx calls isomorphic, get the same pooled output."""
@@ -161,7 +158,6 @@ def test_isomorphic_graphs_get_the_same_output(example: Layer, data: st.DataObje
     torch.testing.assert_close(*outputs)
 
 
-@pytest.mark.states("3.4")
 @each_layer
 @given(first=layers(), second=layers())
 def test_a_disconnected_union_computes_as_its_parts(layer: GraphLayer, first: Layer, second: Layer) -> None:

@@ -68,14 +68,12 @@ def test_self_attention_is_message_passing_on_the_complete_graph(size: int, d: i
     assert_passes_messages_with_attention(self_attention, H, (W_q, W_k, W_v), torch.ones(size, size, dtype=torch.bool))
 
 
-@pytest.mark.states("3.5.a")
 @given(mask=masks, d=widths, seed=seeds)
 def test_masked_attention_is_message_passing_on_the_masks_graph(mask: Tensor, d: int, seed: int) -> None:
     """With a mask the graph is the mask's: an edge from v to u where v may attend to u, and zeros where v sees nobody."""
     assert_passes_messages_with_attention(self_attention, features(seed, len(mask), d), head(seed, d), mask)
 
 
-@pytest.mark.states("3.5.a")
 @given(mask=masks, seed=seeds)
 def test_rows_of_the_attention_matrix_sum_to_one(mask: Tensor, seed: int) -> None:
     """Attention weights are not negative and those of a word sum to one: the attention matrix is a mean matrix, D = I."""
@@ -87,7 +85,6 @@ def test_rows_of_the_attention_matrix_sum_to_one(mask: Tensor, seed: int) -> Non
     torch.testing.assert_close(mean_aggregate(attention, K), attention @ K)
 
 
-@pytest.mark.states("3.5.a")
 @given(mask=masks, d=widths, seed=seeds)
 def test_equal_scores_give_the_mean_of_a_graph_convolution(mask: Tensor, d: int, seed: int) -> None:
     """Where all scores are equal, attention is the mean aggregation of a graph convolution."""
@@ -96,10 +93,9 @@ def test_equal_scores_give_the_mean_of_a_graph_convolution(mask: Tensor, d: int,
     torch.testing.assert_close(self_attention(H, nothing, nothing, W_v, mask), mean_aggregate(mask.double(), H @ W_v.T))
 
 
-@pytest.mark.states("3.5.a")
 @given(mask=masks, d=widths, seed=seeds)
 def test_it_is_torchs_scaled_dot_product_attention(mask: Tensor, d: int, seed: int) -> None:
-    """It is torch's own scaled_dot_product_attention, with and without a mask."""
+    """Self-attention here is torch's own scaled_dot_product_attention, with and without a mask."""
     mask = mask | torch.eye(len(mask), dtype=torch.bool)  # torch leaves open what a row without any True gives
     H, weights = features(seed, len(mask), d), head(seed, d)
     Q, K, V = (H @ weight.T for weight in weights)
@@ -118,7 +114,6 @@ def by_heads(module: nn.MultiheadAttention, H: Tensor, mask: Tensor | None = Non
     return module.out_proj(torch.cat(outputs, dim=1)), graphs
 
 
-@pytest.mark.states("3.5.a")
 @given(size=sizes, heads=st.sampled_from([1, 2, 4]), seed=seeds)
 def test_many_heads_are_as_many_weighted_graphs(size: int, heads: int, seed: int) -> None:
     """Several heads are as many graphs on the same words: side by side they give torch's MultiheadAttention and its weights."""
@@ -129,7 +124,6 @@ def test_many_heads_are_as_many_weighted_graphs(size: int, heads: int, seed: int
     torch.testing.assert_close(torch.stack(graphs), weights)
 
 
-@pytest.mark.states("3.5.a")
 @given(size=sizes, seed=seeds)
 def test_causal_attention_is_a_graph_that_points_backwards(size: int, seed: int) -> None:
     """A decoder's causal mask is the graph in which every word points at itself and all words before it."""
@@ -144,7 +138,7 @@ def test_causal_attention_is_a_graph_that_points_backwards(size: int, seed: int)
 @pytest.mark.states("3.5.a")
 @given(size=sizes, seed=seeds)
 def test_a_block_of_open_clips_vision_transformer_is_a_graph_network(size: int, seed: int) -> None:
-    """A block of open_clip's vision transformer is such message passing, then a network applied to each token by itself."""
+    """A block of open_clip's vision transformer is such message passing, a graph per head, then a network at each token alone."""
     module, H = block(), features(seed, size, 8)
     gathered = H + by_heads(module.attn, module.ln_1(H))[0]
     by_token = torch.stack([h + module.mlp(module.ln_2(h)) for h in gathered])
@@ -214,7 +208,7 @@ def test_positions_make_order_matter(seed: int) -> None:
 @pytest.mark.states("3.5.b")
 @given(seed=seeds, order=permutations(4).filter(lambda order: order != [0, 1, 2, 3]))
 def test_open_clips_vision_transformer_sees_order_through_positions_alone(seed: int, order: list[int]) -> None:
-    """open_clip's whole vision transformer tells an image from its shuffled patches, and no longer without position embeddings."""
+    """A whole vision transformer of open_clip tells an image from its shuffled patches, and not without position embeddings."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = VisionTransformer(image_size=8, patch_size=4, width=8, layers=2, heads=2, mlp_ratio=2, output_dim=4).double()

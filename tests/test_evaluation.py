@@ -21,6 +21,7 @@ from vp.evaluation import (
     ImageBatches,
     PairedTest,
     Subset,
+    contrast_test,
     paired_test,
     per_image_correctness,
     predict,
@@ -345,6 +346,44 @@ def test_predictions_are_not_correctness() -> None:
     """Class numbers given in place of booleans are refused, not added up."""
     with pytest.raises(ValueError, match=r"is torch\.int64 and torch\.bool: expected torch\.bool"):
         paired_test(torch.tensor([4, 2]), torch.tensor([True, False]))
+
+
+# -- contrasts: a difference of differences --------------------------------------------------------------------------------
+
+
+@given(seed=seeds, sizes=st.lists(st.integers(2, 30), min_size=1, max_size=3))
+def test_a_contrast_is_the_z_test_of_the_sum_of_means(seed: int, sizes: list[int]) -> None:
+    """A contrast is the sum of the groups' means against its standard error, the images of each group being the sample."""
+    groups = [tensor(seed + i, size) for i, size in enumerate(sizes)]
+    contrast = contrast_test(*groups)
+    means = [sum(group.tolist()) / len(group) for group in groups]
+    variances = [sum((x - m) ** 2 for x in g.tolist()) / (len(g) - 1) / len(g) for g, m in zip(groups, means, strict=True)]
+    z = sum(means) / math.sqrt(sum(variances))
+    assert contrast.mean_difference == pytest.approx(sum(means), abs=1e-5)
+    assert contrast.p_value == pytest.approx(math.erfc(abs(z) / math.sqrt(2)), abs=1e-4)
+    mirrored = contrast_test(*(-group for group in groups))
+    assert (mirrored.mean_difference, mirrored.p_value) == pytest.approx((-contrast.mean_difference, contrast.p_value))
+
+
+def test_the_contrast_keeps_its_level() -> None:
+    """Of 2,000 contrasts of scores without a difference, 5% fall below the 5% level, within what chance allows."""
+    below = sum(contrast_test(tensor(i, 200), tensor(10_000 + i, 50)).p_value < 0.05 for i in range(2000))
+    low, high = wilson_interval(below, 2000, confidence=0.9999)
+    assert low <= 0.05 <= high
+
+
+@pytest.mark.parametrize(("value", "p_value"), [(0.0, 1.0), (0.5, 0.0), (-0.5, 0.0)])
+def test_a_contrast_without_spread_is_certain(value: float, p_value: float) -> None:
+    """Scores that are all equal to 0 differ in nothing; all equal to something else differ for certain."""
+    contrast = contrast_test(torch.full((5,), value))
+    assert (contrast.mean_difference, contrast.p_value) == (value, p_value)
+
+
+@pytest.mark.parametrize("groups", [(), (torch.ones(1),), (torch.ones(3), torch.ones(2, 2)), (torch.ones(0),)])
+def test_a_contrast_needs_two_images_a_group(groups: tuple[Tensor, ...]) -> None:
+    """No group, a group of one image, or scores that are not one an image are refused."""
+    with pytest.raises(ValueError, match=r"expected \(N,\) each, N of at least 2"):
+        contrast_test(*groups)
 
 
 # -- where one more seed falls ---------------------------------------------------------------------------------------------

@@ -15,8 +15,16 @@ from hypothesis import strategies as st
 
 from conftest import EXPECTATIONS
 from tests.controls import evaluation as controls
-from vp.evaluation import PairedTest, prediction_half_width
-from vp.expectations import Expectation, Verdict, accept, cell_verdict, load_expectations, ordering_verdict
+from vp.evaluation import ContrastTest, PairedTest, prediction_half_width
+from vp.expectations import (
+    Expectation,
+    Verdict,
+    accept,
+    cell_verdict,
+    load_expectations,
+    load_known_failures,
+    ordering_verdict,
+)
 from vp.experiments import SCALES, runs
 from vp.runtime import VpError
 
@@ -132,6 +140,49 @@ def test_no_text_makes_loading_fail_otherwise(text: str, tmp_path_factory: pytes
         load_expectations(folder, "mini")
 
 
+# -- known failures --------------------------------------------------------------------------------------------------------
+
+
+def known_failures(folder: Path, text: str) -> Path:
+    path = folder / "known_failures.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_known_failures_are_those_of_the_scale(tmp_path: Path) -> None:
+    """Known failures are read by claim for the scale asked for; without a file there are none."""
+    assert load_known_failures(tmp_path, "mini") == {}
+    known_failures(tmp_path, '[claim-a.mini]\nreason = "drawn images"\n[claim-a.full]\nreason = "x"\n[b.full]\nreason = "y"')
+    assert load_known_failures(tmp_path, "mini") == {"claim-a": "drawn images"}
+    assert load_known_failures(tmp_path, "full") == {"claim-a": "x", "b": "y"}
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[a.mini]", r"\[a\.mini\] needs a text `reason`"),
+        ("[a.full]\nreason = 1", r"\[a\.full\] needs a text `reason`"),
+        ('[a]\nreason = "no scale"', r"\[a\.reason\] needs a text `reason`"),
+        ('a = "no table"', r"'a' is 'no table', expected a table \[a\.SCALE\] with a reason"),
+        ("[a", "is not valid TOML"),
+    ],
+)
+def test_a_malformed_known_failure_is_named(text: str, complaint: str, tmp_path: Path) -> None:
+    """A malformed entry, of whichever scale, is an error that names file and claim: no failure is excused by accident."""
+    path = known_failures(tmp_path, text)
+    with pytest.raises(VpError, match=complaint) as error:
+        load_known_failures(tmp_path, "mini")
+    assert str(error.value).startswith(str(path))
+
+
+def test_every_known_failure_is_of_a_scale() -> None:
+    """The project's own list of known failures can be read, and names no scale that does not exist."""
+    for scale in SCALES:
+        load_known_failures(EXPECTATIONS, scale)
+    listed = tomllib.loads((EXPECTATIONS / "known_failures.toml").read_text(encoding="utf-8"))
+    assert {scale for by_scale in listed.values() for scale in by_scale} <= set(SCALES)
+
+
 # -- accepting -------------------------------------------------------------------------------------------------------------
 
 percents = st.floats(0, 100)
@@ -244,3 +295,17 @@ def test_wrong_verdicts_are_rejected(wrong: Callable[[PairedTest], Verdict]) -> 
     """A verdict that ignores significance, or for whom the images speak, fails the cases."""
     with pytest.raises(AssertionError):
         assert_needs_significance(wrong)
+
+
+@pytest.mark.parametrize(
+    ("contrast", "verdict"),
+    [
+        (ContrastTest(0.02, 0.049), Verdict.REPRODUCED),
+        (ContrastTest(-0.02, 0.049), Verdict.CONTRADICTED),
+        (ContrastTest(0.02, 0.05), Verdict.WITHIN_NOISE),
+        (ContrastTest(-0.02, 0.05), Verdict.WITHIN_NOISE),
+    ],
+)
+def test_a_contrast_is_judged_by_its_sign_and_level(contrast: ContrastTest, verdict: Verdict) -> None:
+    """A difference of differences is reproduced, or contradicted, below the 5% level, by its sign."""
+    assert ordering_verdict(contrast) is verdict

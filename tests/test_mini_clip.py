@@ -200,23 +200,24 @@ class Interrupted(Exception):
     pass
 
 
-class Losses:
-    """Counts the steps of a pre-training, and interrupts it in one of them."""
+class Steps:
+    """The steps that a pre-training takes, and an interruption before one of them."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.steps, self.interrupt_at = 0, -1
-        monkeypatch.setattr(mini_clip, "pretraining_loss", self)
+        self.taken: list[int] = []
+        self.most = STEPS
+        monkeypatch.setattr(mini_clip, "training_batch", self)
 
-    def __call__(self, *arguments: Any) -> Tensor:
-        if self.steps == self.interrupt_at:
+    def __call__(self, batch_size: int, step: int, seed: int) -> Any:
+        if len(self.taken) == self.most:
             raise Interrupted
-        self.steps += 1
-        return pretraining_loss(*arguments)
+        self.taken.append(step)
+        return training_batch(batch_size, step, seed)
 
 
 @pytest.fixture
-def losses(monkeypatch: pytest.MonkeyPatch) -> Losses:
-    return Losses(monkeypatch)
+def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
+    return Steps(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -234,42 +235,40 @@ def assert_same(path: Path, straight: dict[str, Tensor]) -> None:
     assert all(torch.equal(tensor, straight[name]) for name, tensor in tensors.items())
 
 
-def interrupt(losses: Losses, folder: Path, after: int, **others: Any) -> None:
-    """Pre-train until an interruption after some steps; what is left is the checkpoint."""
-    losses.interrupt_at = after
+def interrupted(watched: Steps, folder: Path, after: int, **others: Any) -> list[int]:
+    """Pre-train until an interruption: the steps taken. What is left is a checkpoint, if one was due."""
+    watched.taken, watched.most = [], after
     with pytest.raises(Interrupted):
         pretrain(folder / "weights", folder / "checkpoint", **SETTINGS | others)
-    losses.steps, losses.interrupt_at = 0, -1
     assert not (folder / "weights").exists()
+    taken, watched.taken, watched.most = watched.taken, [], STEPS
+    return taken
 
 
-def test_an_interrupted_pretraining_goes_on_where_it_was(losses: Losses, straight: dict[str, Tensor], tmp_path: Path) -> None:
+def test_an_interrupted_pretraining_goes_on_where_it_was(steps: Steps, straight: dict[str, Tensor], tmp_path: Path) -> None:
     """Interrupted and started again, pre-training goes on from its checkpoint to weights bit-equal to an uninterrupted one's."""
-    interrupt(losses, tmp_path, after=3)
+    assert interrupted(steps, tmp_path, after=3) == [0, 1, 2]
     note = pretrain(tmp_path / "weights", tmp_path / "checkpoint", **SETTINGS)
-    assert losses.steps == STEPS - 2
+    assert steps.taken == [2, 3]
     assert_same(tmp_path / "weights", straight)
     assert note == artifacts.load(tmp_path / "weights")[1]
     assert not (tmp_path / "checkpoint").exists()
 
 
-@pytest.mark.parametrize("other", [{"learning_rate": 2e-3}, {"seed": 1}], ids=str)
-def test_a_checkpoint_of_other_settings_is_not_taken_up(
-    other: dict[str, Any], losses: Losses, straight: dict[str, Tensor], tmp_path: Path
-) -> None:
-    """A checkpoint of other settings is left aside: pre-training starts from its first step."""
-    interrupt(losses, tmp_path, after=2, **other)
-    pretrain(tmp_path / "weights", tmp_path / "checkpoint", **SETTINGS)
-    assert losses.steps == STEPS
-    assert_same(tmp_path / "weights", straight)
+def test_a_checkpoint_of_other_settings_is_not_taken_up(steps: Steps, tmp_path: Path) -> None:
+    """A checkpoint is taken up by a pre-training of the same settings only; any other starts from its first step."""
+    interrupted(steps, tmp_path, after=2)
+    for other in ({"learning_rate": 2e-3}, {"seed": 1}, {"steps": STEPS + 1}, {"batch_size": 7}, {"warmup": 1}):
+        assert interrupted(steps, tmp_path, after=1, **other) == [0]
+    assert interrupted(steps, tmp_path, after=1) == [2]
 
 
-def test_a_damaged_checkpoint_is_not_taken_up(losses: Losses, straight: dict[str, Tensor], tmp_path: Path) -> None:
-    """A damaged checkpoint is left aside: pre-training starts from its first step."""
-    interrupt(losses, tmp_path, after=2)
+def test_a_damaged_checkpoint_is_not_taken_up(steps: Steps, straight: dict[str, Tensor], tmp_path: Path) -> None:
+    """A damaged checkpoint is left aside: pre-training starts from its first step and ends where it should."""
+    interrupted(steps, tmp_path, after=2)
     _altered(tmp_path / "checkpoint")
     pretrain(tmp_path / "weights", tmp_path / "checkpoint", **SETTINGS)
-    assert losses.steps == STEPS
+    assert steps.taken == [0, 1, 2, 3]
     assert_same(tmp_path / "weights", straight)
 
 

@@ -62,13 +62,12 @@ def load_known_failures(root: Path, scale: str) -> dict[str, str]:
     Raises VpError that names the entry when one is malformed.
     """
     path = root / "known_failures.toml"
-    try:
-        listed = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except tomllib.TOMLDecodeError as error:
-        raise VpError(f"{path} is not valid TOML: {error}") from error
+    listed = _read(path) if path.exists() else {}
     reasons = {}
     for claim, by_scale in listed.items():
-        for name, entry in by_scale.items() if isinstance(by_scale, dict) else ():
+        if not isinstance(by_scale, dict):
+            raise VpError(f"{path}: {claim!r} is {by_scale!r}, expected a table [{claim}.SCALE] with a reason")
+        for name, entry in by_scale.items():
             if not isinstance(entry, dict) or not isinstance(entry.get("reason"), str):
                 raise VpError(f"{path}: [{claim}.{name}] needs a text `reason`, given {entry!r}")
             if name == scale:

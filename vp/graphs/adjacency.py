@@ -34,7 +34,7 @@ class Edges(NamedTuple):
 
 def adjacency_matrix(
     graph: Graph,
-    nodelist: Sequence[Hashable] | None = None,
+    nodelist: Sequence[Hashable] | Tensor | None = None,
     *,
     weights: Tensor | None = None,
     undirected: bool = False,
@@ -53,6 +53,8 @@ def adjacency_matrix(
 
     ValueError: a nodelist that repeats, misses or invents nodes; an edge index or weights of another shape; a dense A too large.
     """
+    if isinstance(nodelist, Tensor):
+        nodelist = nodelist.tolist()
     if weights is not None and not isinstance(graph, Tensor | np.ndarray):
         raise ValueError(
             "weights belong to an edge index (2, E): give networkx edges a `weight`, an edge list triples (u, v, weight)"

@@ -99,13 +99,14 @@ class _SparseSum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, H: Tensor, A: Tensor) -> Tensor:
-        ctx.A = A
+        ctx.save_for_backward(A)
         return _bags(A.crow_indices(), A.col_indices(), A.values(), H)
 
     @staticmethod
     def backward(ctx: Any, G: Tensor) -> tuple[Tensor, None]:
-        crow, col, order = _transpose(ctx.A)
-        return _bags(crow, col, ctx.A.values()[order], G), None
+        (A,) = ctx.saved_tensors
+        crow, col, order = _transpose(A)
+        return _bags(crow, col, A.values()[order], G), None
 
 
 def _bags(crow: Tensor, col: Tensor, weight: Tensor, H: Tensor) -> Tensor:

@@ -36,8 +36,10 @@ def to_svg(figure: Figure, name: str) -> str:
     with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
         figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None})
     svg = text.getvalue()
-    own_ids = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg[svg.index("<svg") :])
-    return own_ids.replace(INK, "currentColor")
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    used = {*re.findall(r'(?:href="#|url\(#)([^")]+)', svg)}
+    svg = re.sub(r' id="([^"]*)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", svg)
+    return re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", svg)
 
 
 def _show(axes: Axes, image: Tensor) -> None:
@@ -52,7 +54,8 @@ def prediction_bars(pictures: Sequence[Tensor], probabilities: Tensor, labels: S
         columns = min(4, len(pictures))
         rows = -(-len(pictures) // columns)
         bars = 0.25 * len(labels) + 0.25
-        figure = Figure(figsize=(1.9 * columns, rows * (1.6 + bars)), layout="constrained")
+        width = max(1.9, 1.2 + 0.065 * max(map(len, labels)))
+        figure = Figure(figsize=(width * columns, rows * (1.6 + bars)), layout="constrained")
         axes = figure.subplots(2 * rows, columns, squeeze=False, gridspec_kw={"height_ratios": [1.4, bars] * rows})
         for ax in axes.flat:
             ax.set_axis_off()

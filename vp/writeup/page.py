@@ -6,6 +6,7 @@ results chapter in the order of the report. Everything that comes from outside i
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -120,8 +121,8 @@ CHAPTERS: dict[str, tuple[Section, ...]] = {
         Section(
             "3.1.a",
             "Adjacency matrices",
-            "A[u, v] is the number of edges from u to v, and row v names the neighbours N(v) of node v. Every statement of this "
-            "chapter is proved by a property over random graphs, in seconds and without any training.",
+            "A[u, v] is the number of edges from u to v, and row v names the neighbours N(v) of node v. The statements of "
+            "this chapter are theorems: tested without any training, by literal examples and by properties of random graphs.",
             figures=("the-three-graphs",),
         ),
         Section("3.1.b", "The square of the third graph's matrix"),
@@ -304,7 +305,8 @@ def _merged(statements: Sequence[Entry]) -> list[Entry]:
     worst_first = [Verdict.CONTRADICTED, Verdict.NOT_RUN, Verdict.WITHIN_NOISE, Verdict.CORRECTED, Verdict.REPRODUCED]
     kept: dict[tuple[str, ...], Entry] = {}
     for entry in sorted(statements, key=lambda entry: worst_first.index(Verdict(entry["verdict"]))):
-        kept.setdefault((entry["section"], entry["sentence"], entry["evidence"].split("[")[0]), entry)
+        proof = re.sub(r"^(proved by|refuted by|skipped:) |\[.*", "", entry["evidence"])
+        kept.setdefault((entry["section"], entry["sentence"], proof), entry)
     return list(kept.values())
 
 
