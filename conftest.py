@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parent
 EXPECTATIONS = ROOT / "expectations"
+SECTION_FILE = re.compile(r"test_(\d_\d)")  # tests/test_2_3_deep_prompts.py states claims of section 2.3
 ENTRIES: pytest.StashKey[list[dict[str, Any]]] = pytest.StashKey()
 STARTED: pytest.StashKey[float] = pytest.StashKey()
 
@@ -54,11 +56,27 @@ def pytest_configure_node(node: Any) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Full-scale reproduction needs a GPU; whatever trains goes first, so that no worker idles at the end."""
+    """Full-scale reproduction needs a GPU. Runs go first, the slowest ahead; then what compares them; then all other tests."""
+    scale = config.getoption("--scale")
     for item in items:
-        if item.get_closest_marker("reproduces") and config.getoption("--scale") == "full":
+        if item.get_closest_marker("reproduces") and scale == "full":
             item.add_marker(pytest.mark.gpu)
-    items.sort(key=lambda item: item.get_closest_marker("reproduces") is None)
+    items.sort(key=lambda item: _order(item.get_closest_marker("reproduces"), scale))
+    if scale == "mini" and config.args_source is pytest.Config.ArgsSource.TESTPATHS:
+        # The miniature report is the report's sections; the machinery's own tests belong to the fast tier, unless asked for.
+        others = [item for item in items if not SECTION_FILE.match(item.path.name)]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if SECTION_FILE.match(item.path.name)]
+
+
+def _order(marker: pytest.Mark | None, scale: str) -> tuple[int, float]:
+    if marker is None:
+        return 2, 0.0
+    if not marker.args:
+        return 1, 0.0
+    from vp.experiments import find_run, relative_cost
+
+    return 0, -sum(relative_cost(find_run(name, scale)) for name in marker.args)
 
 
 # -- what reproduction tests use -------------------------------------------------------------------------------------------
@@ -91,7 +109,7 @@ def results(request: pytest.FixtureRequest, scale: str) -> Callable[[str], list[
 
     def get(name: str) -> list[Any]:
         run = find_run(name, scale)
-        seeds = range(options.seeds if run.recipe else 1)
+        seeds = range(options.seeds if run.prompt else 1)
         try:
             return [obtain(run, seed, device=options.device, newer_than=newer_than) for seed in seeds]
         except NotAvailable as missing:
@@ -130,9 +148,24 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         reason = report.longrepr[2] if report.skipped else f"the test broke off: {call.excinfo.exconly() if call.excinfo else ''}"
         reason = reason.removeprefix("Skipped: ").removeprefix("NOT RUN: ")
         entries = [*entries, {"kind": "not run", "runs": [*marker.args], "reason": reason}]
+        if not marker.args and not entries[:-1]:
+            entries.append(_not_run(item, reason))
     if (stated := item.get_closest_marker("states")) and (call.when == "call" or report.outcome != "passed"):
         entries = [*entries, _statement(item, stated, report)]
     report.vp_entries = entries
+
+
+def _not_run(item: pytest.Item, reason: str) -> dict[str, Any]:
+    """A comparison that recorded nothing: its statement is NOT RUN, in the section that its file is named for."""
+    named = SECTION_FILE.match(item.path.name)
+    return {
+        "kind": "statement",
+        "section": named.group(1).replace("_", ".") if named else "",
+        "sentence": _first_line(item.function),
+        "evidence": reason,
+        "verdict": "NOT RUN",
+        "corrects": None,
+    }
 
 
 def _first_line(function: Any) -> str:
@@ -179,15 +212,24 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         from vp.runtime import provenance
 
         scale = session.config.getoption("--scale")
-        where = provenance()
-        source = f"measured: torch {where['torch']}, {where['device']}, commit {where['commit'] or 'unknown'}"
         cells = {e["run"]: e for e in session.config.stash[ENTRIES] if e["kind"] == "cell"}
+        where = next(iter(cells.values()))["provenance"] if cells else provenance()
+        source = f"measured: torch {where['torch']}, {where['device']}, commit {where['commit'] or 'unknown'}"
         for table in dict.fromkeys(run.table for run in runs(scale).values()):
             here = {name: run for name, run in runs(scale).items() if run.table == table and name in cells}
             if here:
                 measured = {name: cells[name]["seeds"] for name in here}
-                trained = {name: run.recipe is not None for name, run in here.items()}
-                accept(EXPECTATIONS / scale / f"{table}.toml", measured, trained, source)
+                kinds = {name: run.kind for name, run in here.items()}
+                accept(EXPECTATIONS / scale / f"{table}.toml", measured, kinds, source)
+
+
+def _computed_with(provenances: list[dict[str, str]]) -> str:
+    """Versions, devices and commits of the results shown; of this session where it shows none."""
+    from vp.runtime import provenance
+
+    known = provenances or [provenance()]
+    values = {key: sorted({one[key] for one in known if one.get(key)}) for key in known[0]}
+    return "Computed with " + ", ".join(f"{key} {' and '.join(some)}" for key, some in values.items() if some) + "."
 
 
 def pytest_html_report_title(report: Any) -> None:
@@ -197,7 +239,7 @@ def pytest_html_report_title(report: Any) -> None:
 def pytest_html_results_summary(prefix: list[str], session: pytest.Session) -> None:
     from vp.expectations import load_expectations
     from vp.experiments import runs
-    from vp.runtime import VpError, provenance
+    from vp.runtime import VpError
     from vp.writeup import render
 
     scale, seeds = session.config.getoption("--scale"), session.config.getoption("--seeds")
@@ -210,7 +252,7 @@ def pytest_html_results_summary(prefix: list[str], session: pytest.Session) -> N
     }
     about = {
         "scale": f"{words[scale]} Seeds: {seeds}.",
-        "provenance": "Computed with " + ", ".join(f"{key} {value}" for key, value in provenance().items() if value) + ".",
+        "provenance": _computed_with([e["provenance"] for e in session.config.stash[ENTRIES] if e["kind"] == "cell"]),
     }
     try:
         prefix.append(render(session.config.stash[ENTRIES], runs(scale), load_expectations(EXPECTATIONS, "full"), about))

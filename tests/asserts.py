@@ -29,12 +29,12 @@ class Judge:
         self.known_failures = load_known_failures(expectations, scale)
 
     def cell(self, results: Sequence[Result]) -> None:
-        """Fails when the mean top-1 over the seeds is neither within the tolerance nor within the noise of the test images."""
+        """Fails when the mean top-1 over the seeds is not within the tolerance of the committed expectation."""
         name, seeds, total = results[0].run, [result.top1 for result in results], results[0].total
         expectation = self.expectations.get(name)
         value = fmean(seeds)
         low, high = (100 * bound for bound in wilson_interval(round(value * total / 100), total))
-        verdict = Verdict.NOT_RUN if expectation is None else cell_verdict(value, (low, high), expectation)
+        verdict = Verdict.NOT_RUN if expectation is None else cell_verdict(value, expectation)
         self.record(
             "cell",
             run=name,
@@ -43,6 +43,7 @@ class Judge:
             seeds=seeds,
             validation=fmean(result.validation_top1 for result in results) if results[0].history else None,
             verdict=str(verdict),
+            provenance=results[0].provenance,
             expected=expectation.value if expectation else None,
             tolerance=expectation.tolerance if expectation else None,
             reason=None if expectation else "measured, but no expectation is committed for this run",
@@ -71,26 +72,31 @@ class Judge:
         corrects: str = "",
     ) -> None:
         """Is `first` better than `second` over all matching cells? A paired test over the images decides."""
-        test = paired_test(_by_image(first), _by_image(second))
+        seeds = max(len(results) for results in (*first, *second))
+        test = paired_test(*(torch.cat(list(_by_dataset(cells, seeds).values()), dim=1) for cells in (first, second)))
+        pairs = [(fmean(r.top1 for r in one), fmean(r.top1 for r in other)) for one, other in zip(first, second, strict=True)]
+        ahead = f", ahead in {sum(one > other for one, other in pairs)} of {len(pairs)} cells" if len(pairs) > 1 else ""
         evidence = (
-            f"{_names(first)}: {100 * test.mean_difference:+.2f} points against {_names(second)}; {test.first_better} images "
-            f"better, {test.second_better} worse, p = {test.p_value:.2g}"
+            f"{_names(first)}: {100 * test.mean_difference:+.2f} points against {_names(second)}{ahead}; {test.first_better} "
+            f"images better, {test.second_better} worse, p = {test.p_value:.2g}"
         )
-        self._conclude(claim, section, sentence or self.sentence, evidence, ordering_verdict(test, or_equal), corrects)
+        self.conclude(claim, section, sentence or self.sentence, evidence, ordering_verdict(test, or_equal), corrects)
 
     def contrast(
         self, claim: str, section: str, weights: Sequence[tuple[float, Cells]], *, sentence: str = "", corrects: str = ""
     ) -> None:
         """Is the weighted sum of accuracies above 0? A t-test over the images decides."""
+        seeds = max(len(results) for _, cells in weights for results in cells)
         scores: dict[tuple[str, int], Tensor] = {}
         for weight, cells in weights:
-            for images, correct in _by_dataset(cells).items():
+            for images, correct in _by_dataset(cells, seeds).items():
                 scores[images] = scores.get(images, torch.zeros(images[1])) + weight * correct.float().mean(0)
         test = contrast_test(*scores.values())
         evidence = f"difference of differences {100 * test.mean_difference:+.2f} points, p = {test.p_value:.2g}"
-        self._conclude(claim, section, sentence or self.sentence, evidence, ordering_verdict(test), corrects)
+        self.conclude(claim, section, sentence or self.sentence, evidence, ordering_verdict(test), corrects)
 
-    def _conclude(self, claim: str, section: str, sentence: str, evidence: str, verdict: Verdict, corrects: str) -> None:
+    def conclude(self, claim: str, section: str, sentence: str, evidence: str, verdict: Verdict, corrects: str = "") -> None:
+        """Records a statement with its verdict; fails when it is contradicted, unless that is a known failure (which is strict)."""
         known = self.known_failures.get(claim)
         if known and verdict is Verdict.CONTRADICTED:
             evidence += f". Known: {known}"
@@ -99,25 +105,21 @@ class Judge:
         self.record(
             "statement", section=section, sentence=sentence, evidence=evidence, verdict=str(verdict), corrects=corrects or None
         )
-        if known and verdict is not Verdict.CONTRADICTED:
+        if known and verdict in (Verdict.REPRODUCED, Verdict.CORRECTED):
             pytest.fail(f"{claim} is listed as a known failure at scale {self.scale}, but is {verdict}: {evidence}")
         if not known and verdict is Verdict.CONTRADICTED:
             pytest.fail(f"{claim}: {sentence} {evidence}")
 
 
-def _by_dataset(cells: Cells) -> dict[tuple[str, int], Tensor]:
-    """Correctness (rows, N) for each set of N images: a row for each cell and seed."""
-    seeds = max(len(results) for results in cells)
+def _by_dataset(cells: Cells, seeds: int) -> dict[tuple[str, int], Tensor]:
+    """Correctness (rows, N) for each set of N images: a row for each cell and seed. What is not trained has one for all seeds."""
     rows: dict[tuple[str, int], list[Tensor]] = {}
     for results in cells:
-        every_seed = (list(results) * seeds)[:seeds]  # what is not trained has one result for all seeds
+        if len(results) not in (1, seeds):
+            raise ValueError(f"{results[0].run} has {len(results)} seeds, other cells {seeds}: ask for the same seeds of each")
+        every_seed = list(results) * (seeds // len(results))
         rows.setdefault((results[0].dataset, results[0].total), []).extend(result.correct_images for result in every_seed)
     return {images: torch.stack(correct) for images, correct in rows.items()}
-
-
-def _by_image(cells: Cells) -> Tensor:
-    """Correctness (rows, images) with the images of all datasets side by side; each dataset must have equally many rows."""
-    return torch.cat(list(_by_dataset(cells).values()), dim=1)
 
 
 def _names(cells: Cells) -> str:

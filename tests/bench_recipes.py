@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from vp.data import load_images
-from vp.experiments import build_model, runs, train
+from vp.experiments import runs
+from vp.performing import build_model, train
 from vp.runtime import seed_everything
 
 RATES = (0.03, 0.1, 0.3, 1.0, 3.0)

@@ -11,13 +11,13 @@ from torch.nn.functional import normalize
 from tests.controls import prompts as controls
 from tests.strategies import batches, pixels, seeds, tensor
 from vp.data import Preprocess, load_images
-from vp.evaluation import wilson_interval
-from vp.expectations import Verdict
+from vp.evaluation import contrast_test, wilson_interval
+from vp.expectations import Verdict, ordering_verdict
 from vp.experiments import SCALES, runs
 from vp.models import DEFAULT_TEMPLATE, FrozenCLIP, cosine_logits, fill_template, label_probabilities, load_clip
 from vp.models.mini_clip import mini_tokenizer, new_mini_clip
 from vp.prompts import PromptedCLIP
-from vp.runtime import NotAvailable, VpError
+from vp.runtime import NotAvailable, VpError, pick_device
 from vp.writeup import prediction_bars, to_svg
 
 
@@ -190,8 +190,6 @@ PRIMARY = ("red", "green", "blue")
 @pytest.fixture
 def backbone(scale: str, pytestconfig: pytest.Config) -> FrozenCLIP:
     try:
-        from vp.runtime import pick_device
-
         return load_clip(SCALES[scale].backbone, pick_device(pytestconfig.getoption("--device")))
     except NotAvailable as missing:
         pytest.skip(f"NOT RUN: {missing}")
@@ -217,7 +215,7 @@ def draw_eight(images, backbone: FrozenCLIP, template: str, labels, figure: str,
 
 
 @pytest.mark.reproduces
-def test_figure_5_clip_tells_the_primary_colour(scale: str, backbone: FrozenCLIP, record, request: pytest.FixtureRequest) -> None:
+def test_figure_5_clip_tells_the_primary_colour(scale: str, backbone: FrozenCLIP, record, judge) -> None:
     """For images with a distinct primary colour the model identifies it with a high degree of accuracy."""
     images = images_of(SCALES[scale].datasets["100"])
     template = "This is an image mostly coloured {}"
@@ -230,7 +228,6 @@ def test_figure_5_clip_tells_the_primary_colour(scale: str, backbone: FrozenCLIP
     k, n = int(correct[distinct].sum()), int(distinct.sum())
     low, high = wilson_interval(k, n)
     entropy = -(probabilities * probabilities.clamp(min=1e-12).log()).sum(1)
-    sure, unsure = entropy[distinct].mean().item(), entropy[indistinct].mean().item()
     draw_eight(
         images,
         backbone,
@@ -241,30 +238,27 @@ def test_figure_5_clip_tells_the_primary_colour(scale: str, backbone: FrozenCLIP
         "pixels, its bar should be the long one; elsewhere the bars should be more even.",
         record,
     )
-    record(
-        "statement",
-        section="2.1.b",
-        sentence=request.function.__doc__,
-        evidence=f"{k} of {n} images whose mean colour leads by over 0.25: {100 * k / n:.1f}% "
-        f"({100 * low:.1f} to {100 * high:.1f}); chance 33.3%",
-        verdict=str(Verdict.REPRODUCED if low > 0.8 else Verdict.WITHIN_NOISE if high > 0.8 else Verdict.CONTRADICTED),
+    judge.conclude(
+        "primary-colour",
+        "2.1.b",
+        judge.sentence,
+        f"{k} of {n} images whose mean colour leads by over 0.25: {100 * k / n:.1f}% ({100 * low:.1f} to {100 * high:.1f}); "
+        "high means above 80%, chance is 33.3%",
+        Verdict.REPRODUCED if low > 0.8 else Verdict.CONTRADICTED,
     )
-    record(
-        "statement",
-        section="2.1.b",
-        sentence="For images with no clear distinct primary colour the model returns fairly spread out probabilities.",
-        evidence=f"mean entropy {unsure:.2f} nats for {int(indistinct.sum())} images without, {sure:.2f} with a distinct primary "
-        f"colour (even: {torch.tensor(3.0).log():.2f})",
-        verdict=str(Verdict.REPRODUCED if unsure > sure else Verdict.CONTRADICTED),
+    test = contrast_test(entropy[indistinct], -entropy[distinct])
+    judge.conclude(
+        "no-primary-colour",
+        "2.1.b",
+        "For images with no clear distinct primary colour the model returns fairly spread out probabilities.",
+        f"mean entropy {entropy[indistinct].mean():.2f} nats for {int(indistinct.sum())} images without, "
+        f"{entropy[distinct].mean():.2f} with a distinct primary colour (even: 1.10); p = {test.p_value:.2g}",
+        ordering_verdict(test),
     )
-    assert low > 1 / 3, f"{k} of {n} is no better than chance"
-    assert unsure > sure
 
 
 @pytest.mark.reproduces
-def test_figure_6_clip_tells_human_made_from_natural(
-    scale: str, backbone: FrozenCLIP, record, request: pytest.FixtureRequest
-) -> None:
+def test_figure_6_clip_tells_human_made_from_natural(scale: str, backbone: FrozenCLIP, record, judge) -> None:
     """The model performs quite well at telling human-made objects from objects from nature, though it mislabels some."""
     images = images_of(SCALES[scale].datasets["10"])
     template, labels = "This image displays an object that is {}", ("human-made", "from-nature")
@@ -284,12 +278,11 @@ def test_figure_6_clip_tells_human_made_from_natural(
         f"“{template}”: eight random test images with their classes; the more probable answer in orange.",
         record,
     )
-    record(
-        "statement",
-        section="2.1.b",
-        sentence=request.function.__doc__,
-        evidence=f"{k} of {n} right: {100 * k / n:.1f}% ({100 * low:.1f} to {100 * high:.1f}); chance 50%; mean confidence "
-        f"{sure:.0%} where right, {unsure:.0%} where wrong",
-        verdict=str(Verdict.REPRODUCED if low > 0.5 and k < n else Verdict.CONTRADICTED),
+    judge.conclude(
+        "human-made-or-natural",
+        "2.1.b",
+        judge.sentence,
+        f"{k} of {n} right: {100 * k / n:.1f}% ({100 * low:.1f} to {100 * high:.1f}); chance 50%; mean confidence {sure:.0%} where "
+        f"right, {unsure:.0%} where wrong",
+        Verdict.REPRODUCED if low > 0.5 else Verdict.CONTRADICTED,
     )
-    assert low > 0.5, f"{k} of {n} is no better than chance"

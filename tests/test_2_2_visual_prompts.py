@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from tests.controls import prompts as controls
 from tests.strategies import batches, fixed_patches, image_sizes, paddings, random_patches, seeds, tensor, visual_prompts
 from vp.data import Preprocess, load_images
-from vp.experiments import find_run, restore_model, runs
+from vp.experiments import find_run, runs
 from vp.models import FrozenCLIP
 from vp.models.mini_clip import mini_tokenizer, new_mini_clip
+from vp.performing import restore_model
 from vp.prompts import FixedPatch, Padding, PromptedCLIP, RandomPatch
 from vp.runtime import pick_device
 from vp.writeup import learnt_prompt, to_svg

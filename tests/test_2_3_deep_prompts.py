@@ -13,7 +13,9 @@ from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 
 from tests.controls import deep_prompts as controls
 from tests.strategies import pixels, seeds
-from vp.data import Preprocess
+from vp.data import ImageSet, Preprocess
+from vp.evaluation import ImageBatches, PrefixBatches
+from vp.evaluation.batches import cache_bytes
 from vp.experiments import COLUMNS, SCALES, TOKEN_COUNTS, deep_name, runs
 from vp.models import FrozenCLIP, cosine_logits
 from vp.models.mini_clip import mini_tokenizer
@@ -110,7 +112,9 @@ def test_both_readouts_agree_while_the_class_token_comes_first(clip: FrozenCLIP,
 @given(n=st.sampled_from([1, 4, 8]), block=st.sampled_from([0, 6, 11]))
 def test_deep_prompts_of_vit_b_32_have_768_n_parameters(n: int, block: int) -> None:
     """n deep prompts of ViT-B/32 have 768 n parameters."""
-    assert sum(p.numel() for p in DeepPrompt(n, 768, block).parameters()) == 768 * n
+    vision = open_clip.get_model_config("ViT-B-32-quickgelu")["vision_cfg"]
+    assert vision["layers"] == 12
+    assert sum(p.numel() for p in DeepPrompt(n, vision["width"], block).parameters()) == 768 * n
 
 
 def test_tokens_start_as_standard_normal_values() -> None:
@@ -154,10 +158,14 @@ def test_the_sequence_has_n_more_tokens_from_block_k_on(clip: FrozenCLIP, prompt
     assert_lengths(DeepPromptedCLIP(clip, NAMES, prompt=prompt), len(prompt.tokens), prompt.block)
 
 
+def assert_blocks_run_once(model: DeepPromptedCLIP) -> None:
+    assert len(lengths_seen(model, images_from(0, 1))) == BLOCKS
+
+
 @given(prompt=deep_prompts())
 def test_every_block_runs_exactly_once(clip: FrozenCLIP, prompt: DeepPrompt) -> None:
     """Each block runs once for each image."""
-    assert len(lengths_seen(DeepPromptedCLIP(clip, NAMES, prompt=prompt), images_from(0, 1))) == BLOCKS
+    assert_blocks_run_once(DeepPromptedCLIP(clip, NAMES, prompt=prompt))
 
 
 def assert_prompt_alone_learns(model: DeepPromptedCLIP, seed: int) -> None:
@@ -230,7 +238,7 @@ WRONG: dict[str, Callable[[FrozenCLIP], None]] = {
     "batch-scrambled tokens": lambda clip: assert_images_are_independent(
         DeepPromptedCLIP(clip, NAMES, prompt=new(BatchScrambledDeepPrompt)), 0
     ),
-    "block run twice": lambda clip: assert_lengths(controls.BlockRunTwice(clip, NAMES, prompt=new(DeepPrompt)), 2, 1),
+    "block run twice": lambda clip: assert_blocks_run_once(controls.BlockRunTwice(clip, NAMES, prompt=new(DeepPrompt))),
     "injection off by one": lambda clip: assert_lengths(controls.OneBlockLate(clip, NAMES, prompt=new(DeepPrompt)), 2, 1),
     "first token passed off as class": lambda clip: assert_position_does_not_matter(
         clip, 0, 2, 1, 2, controls.FirstPassedOffAsClass
@@ -289,6 +297,41 @@ def test_deep_prompts_work_on_any_open_clip_vision_transformer(vision: dict[str,
     images = images_from(0, 2)
     plain = DeepPromptedCLIP(clip, NAMES, prompt=prompt)(images)
     close(FastDeepPromptedCLIP(clip, NAMES, prompt=prompt)(tokens_before_block(clip, images, block)), plain)
+
+
+@given(prompt=deep_prompts(), seed=seeds, count=st.integers(1, 7))
+def test_kept_and_streamed_prefixes_are_the_same(clip: FrozenCLIP, prompt: DeepPrompt, seed: int, count: int) -> None:
+    """A prefix kept in memory gives what one computed batch by batch gives, and both give the logits of the plain forward."""
+    images = ImageSet("some", "test", pixels(seed, count, 3, 9, 9), torch.zeros(count, dtype=torch.long), ("thing",))
+    plain = ImageBatches(images, clip.preprocess)
+    kept, streamed = (PrefixBatches(plain, clip, prompt.block, keep=keep, batch_size=2) for keep in (True, False))
+    assert kept.kept is not None
+    assert streamed.kept is None
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    fast = FastDeepPromptedCLIP(clip, NAMES, prompt=prompt)
+    expected = DeepPromptedCLIP(clip, NAMES, prompt=prompt)(plain[order][0])
+    for batches in (kept, streamed):
+        inputs, labels = batches[order]
+        close(fast(inputs), expected)
+        assert torch.equal(labels, images.labels[order])
+
+
+@pytest.mark.parametrize(("gib", "kept"), [("0", False), ("1e-7", False), ("1", True)])
+def test_a_prefix_larger_than_the_cache_is_not_kept(
+    clip: FrozenCLIP, gib: str, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """VP_CACHE_GIB bounds what a process keeps of a prefix."""
+    monkeypatch.setenv("VP_CACHE_GIB", gib)
+    images = ImageSet("some", "test", pixels(0, 9, 3, 9, 9), torch.zeros(9, dtype=torch.long), ("thing",))
+    assert (PrefixBatches(ImageBatches(images, clip.preprocess), clip, 1).kept is not None) == kept
+
+
+@pytest.mark.parametrize("gib", ["4GB", "-1", "nan"])
+def test_a_cache_size_that_is_no_number_is_refused(gib: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A VP_CACHE_GIB that is no size is an error that says what to give."""
+    monkeypatch.setenv("VP_CACHE_GIB", gib)
+    with pytest.raises(VpError, match="give a number of GiB of at least 0"):
+        cache_bytes(torch.device("cpu"))
 
 
 # -- bad input -------------------------------------------------------------------------------------------------------------
@@ -426,23 +469,41 @@ def test_scrambling_loses_what_more_tokens_gain(which: str, cells, judge) -> Non
 
 
 @pytest.mark.reproduces
+@pytest.mark.parametrize("which", ["first", "middle", "last"])
+def test_scrambled_accuracy_falls_as_tokens_are_added(which: str, cells, judge) -> None:
+    """A batch-scrambled prompt of 8 tokens is worse than one of 1 token, as in the report's back column."""
+    judge.ordering(
+        f"scrambled-falls-with-n-{which}",
+        "2.3",
+        cells(which, 1, "scrambled"),
+        cells(which, 8, "scrambled"),
+        sentence=f"{judge.sentence} ({which} block)",
+    )
+
+
+@pytest.mark.reproduces
 def test_one_scrambled_token_is_the_correct_prompt(cells, record, request: pytest.FixtureRequest) -> None:
     """With one token the scrambled prompt is the correct one: the same images are right, as the report's n = 1 columns agree."""
-    differing = sum(
-        int((a.correct_images != b.correct_images).sum())
+    pairs = [
+        (a.correct_images, b.correct_images)
         for one, other in zip(cells(None, 1, "back"), cells(None, 1, "scrambled"), strict=True)
         for a, b in zip(one, other, strict=True)
-    )
-    verdict = "reproduced" if differing == 0 else "contradicted"
+    ]
+    differing = sum(int((a != b).sum()) for a, b in pairs) / sum(len(a) for a, _ in pairs)
+    verdict = "reproduced" if differing < 0.02 else "contradicted"  # rounding may part two trainings of the same prompt
     sentence = request.function.__doc__
     record(
         "statement",
         section="2.3",
         sentence=sentence,
-        evidence=f"{differing} images differ in all cells with n = 1",
+        evidence=f"{differing:.2%} of the images differ over the cells with n = 1",
         verdict=verdict,
     )
-    assert differing == 0
+    assert differing < 0.02
+
+
+def mean_validation(cell) -> float:
+    return sum(result.validation_top1 for result in cell) / len(cell)
 
 
 @pytest.mark.reproduces
@@ -451,7 +512,7 @@ def test_table_4_deep_beats_visual(classes: str, results, cells, judge, record) 
     """The best performing deep prompt outperforms the best visual prompt."""
     readout = cells(None, None, "back", (classes,)) + cells(None, None, "front", (classes,))
     visual = [results(f"{kind}-{classes}") for kind in ("padding", "fixed-patch")]
-    best = [max(some, key=lambda cell: cell[0].validation_top1) for some in (readout, visual)]
+    best = [max(some, key=mean_validation) for some in (readout, visual)]
     baseline = results(f"zero-shot-{classes}-test")
     record(
         "table",
@@ -468,6 +529,15 @@ def test_table_4_deep_beats_visual(classes: str, results, cells, judge, record) 
         ],
     )
     judge.ordering(f"deep-beats-visual-{classes}", "2.3", [best[0]], [best[1]])
+
+
+@pytest.mark.reproduces
+@pytest.mark.parametrize("classes", ["10", "100"])
+def test_table_4_deep_beats_the_baseline(classes: str, results, cells, judge) -> None:
+    """The best performing deep prompt is a considerable improvement over the baseline."""
+    readout = cells(None, None, "back", (classes,)) + cells(None, None, "front", (classes,))
+    best = max(readout, key=mean_validation)
+    judge.ordering(f"deep-beats-baseline-{classes}", "2.3", [best], [results(f"zero-shot-{classes}-test")])
 
 
 @pytest.mark.reproduces

@@ -135,6 +135,13 @@ def test_noise_lowers_the_accuracy_of_prompted_clip(results, judge) -> None:
 
 
 @pytest.mark.reproduces
+def test_clip_is_more_robust_than_the_residual_network(results, judge) -> None:
+    """CLIP seems much more robust to the noise than the fine-tuned residual network."""
+    names = [(-1.0, "padding-100"), (1.0, "padding-100-noise"), (1.0, "residual-100"), (-1.0, "residual-100-noise")]
+    judge.contrast("clip-more-robust-than-residual", "2.4", [(weight, [results(name)]) for weight, name in names])
+
+
+@pytest.mark.reproduces
 def test_the_prompt_does_not_make_clip_more_robust(results, judge) -> None:
     """The padding prompt loses more accuracy to the noise than zero-shot CLIP does: the prompt is not what makes CLIP robust."""
     names = [(1.0, "padding-100"), (-1.0, "padding-100-noise"), (-1.0, "zero-shot-100-test"), (1.0, "zero-shot-100-noise")]

@@ -105,20 +105,32 @@ def test_rooms_above_and_the_own_room_are_allowed(source: str) -> None:
 class Item:
     """As much of a collected test as the hook looks at."""
 
-    def __init__(self, name: str, *markers: str) -> None:
-        self.name, self.markers = name, [*markers]
+    path = Path("test_2_2_visual_prompts.py")
 
-    def get_closest_marker(self, name: str) -> str | None:
-        return name if name in self.markers else None
+    def __init__(self, name: str, *markers: pytest.MarkDecorator) -> None:
+        self.name, self.markers = name, [marker.mark for marker in markers]
 
-    def add_marker(self, mark: pytest.MarkDecorator) -> None:
-        self.markers.append(mark.name)
+    def get_closest_marker(self, name: str) -> pytest.Mark | None:
+        return next((mark for mark in self.markers if mark.name == name), None)
+
+    def add_marker(self, marker: pytest.MarkDecorator) -> None:
+        self.markers.append(marker.mark)
 
 
-@pytest.mark.parametrize(("scale", "marked"), [("full", ["c", "e"]), ("mini", [])])
-def test_what_trains_runs_first(scale: str, marked: list[str]) -> None:
-    """Tests that reproduce runs come first, everything else keeps its order; at full scale they, and only they, need a GPU."""
-    items = [Item("a"), Item("b", "slow"), Item("c", "reproduces"), Item("d"), Item("e", "slow", "reproduces")]
-    conftest.pytest_collection_modifyitems(SimpleNamespace(getoption=lambda _: scale), items)
-    assert [item.name for item in items] == ["c", "e", "a", "b", "d"]
-    assert [item.name for item in items if "gpu" in item.markers] == marked
+@pytest.mark.parametrize(("scale", "marked"), [("full", ["first block", "last block", "zero-shot", "comparison"]), ("mini", [])])
+def test_what_trains_runs_first_the_slowest_ahead(scale: str, marked: list[str]) -> None:
+    """Runs come first, the slowest ahead, then comparisons, then all else in its order; at full scale both need a GPU."""
+    reproduces = pytest.mark.reproduces
+    items = [
+        Item("a"),
+        Item("b", pytest.mark.states("2.2")),
+        Item("comparison", reproduces),
+        Item("last block", reproduces("deep-10-block11-n1-back")),
+        Item("zero-shot", reproduces("zero-shot-10-test")),
+        Item("first block", reproduces("deep-10-block0-n1-back")),
+        Item("c"),
+    ]
+    config = SimpleNamespace(getoption=lambda _: scale, args_source=None)
+    conftest.pytest_collection_modifyitems(config, items)
+    assert [item.name for item in items] == ["first block", "last block", "zero-shot", "comparison", "a", "b", "c"]
+    assert [item.name for item in items if item.get_closest_marker("gpu")] == marked

@@ -17,7 +17,7 @@ import torch
 
 from tests.controls import artifacts as controls
 from tests.test_artifacts import equal, largest_file
-from vp import experiments, store
+from vp import performing, store
 from vp.data import GaussianNoise
 from vp.experiments import Result, Run, VisualPrompt
 from vp.runtime import VpError
@@ -38,7 +38,9 @@ def result_of(seed: int) -> Result:
     weights = {"last/up": torch.full((1, 3, 1, 2), float(seed)), "best/up": torch.zeros(1, 3, 1, 2)}
     history = [{"epoch": 1.0, "loss": 0.1 + seed}, {"epoch": 2.0, "loss": 0.05}]
     correct = torch.arange(7) % (seed + 2) == 0
-    return Result(RUN.name, RUN.scale, RUN.dataset, seed, correct, weights, history, 1, 6, 1.25, {"torch": "2", "device": "cpu"})
+    return Result(
+        RUN.name, RUN.scale, RUN.dataset, RUN.backbone, seed, correct, weights, history, 1, 6, 1.25, {"torch": "2", "device": "cpu"}
+    )
 
 
 def same(first: Result, second: Result) -> bool:
@@ -360,10 +362,10 @@ class World:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.data = {"train": "many images", "test": "few images"}
         self.backbone, self.device, self.code = "weights", "cpu", "statements"
-        monkeypatch.setattr(experiments, "load_images", lambda name, split: SimpleNamespace(fingerprint=self.data[split]))
-        monkeypatch.setattr(experiments, "_backbone", lambda name, device: SimpleNamespace(fingerprint=self.backbone))
-        monkeypatch.setattr(experiments, "pick_device", lambda name: SimpleNamespace(type=self.device))
-        monkeypatch.setattr(experiments, "code_version", lambda: self.code)
+        monkeypatch.setattr(performing, "load_images", lambda name, split: SimpleNamespace(fingerprint=self.data[split]))
+        monkeypatch.setattr(performing, "_backbone_fingerprint", lambda name, device: self.backbone)
+        monkeypatch.setattr(performing, "pick_device", lambda name: SimpleNamespace(type=self.device))
+        monkeypatch.setattr(performing, "code_version", lambda: self.code)
 
 
 @pytest.fixture
@@ -423,7 +425,7 @@ def assert_key_sees_what_matters(key: Key, world: World) -> None:
 
 def test_a_key_changes_with_what_the_number_depends_on_and_nothing_else(world: World) -> None:
     """Settings, seed, data, weights, device and code change the key of a result; the names people give it do not."""
-    assert_key_sees_what_matters(experiments.run_key, world)
+    assert_key_sees_what_matters(performing.run_key, world)
 
 
 @pytest.mark.parametrize("key", [controls.key_of_names, controls.key_of_settings])
@@ -435,12 +437,12 @@ def test_a_key_that_forgets_or_adds_is_rejected(key: Key, world: World) -> None:
 
 def test_a_run_without_training_has_one_key_for_all_seeds(world: World) -> None:
     """A zero-shot result does not depend on the seed, nor on the split that it does not look at."""
-    first = experiments.run_key(ZERO_SHOT, 0)
-    assert experiments.run_key(ZERO_SHOT, 1) == first
+    first = performing.run_key(ZERO_SHOT, 0)
+    assert performing.run_key(ZERO_SHOT, 1) == first
     world.data["train"] = "a label mended"
-    assert experiments.run_key(ZERO_SHOT, 0) == first
+    assert performing.run_key(ZERO_SHOT, 0) == first
     world.data["test"] = "a label mended"
-    assert experiments.run_key(ZERO_SHOT, 0) != first
+    assert performing.run_key(ZERO_SHOT, 0) != first
 
 
 def test_a_run_with_borrowed_weights_follows_the_run_it_borrows_from(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -448,9 +450,9 @@ def test_a_run_with_borrowed_weights_follows_the_run_it_borrows_from(world: Worl
     keys = []
     for epochs in (2, 3):
         source = replace(RUN, recipe=Recipe(epochs=epochs))
-        monkeypatch.setattr(experiments, "find_run", lambda name, scale, source=source: source)
-        keys.append(experiments.run_key(replace(RUN, recipe=None, weights_from=RUN.name), 0))
-    assert len({*keys, experiments.run_key(RUN, 0)}) == 3
+        monkeypatch.setattr(performing, "find_run", lambda name, scale, source=source: source)
+        keys.append(performing.run_key(replace(RUN, recipe=None, weights_from=RUN.name), 0))
+    assert len({*keys, performing.run_key(RUN, 0)}) == 3
 
 
 def test_a_prompt_without_training_or_source_is_refused() -> None:
@@ -496,7 +498,7 @@ def test_only_statements_are_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     def version(source: str) -> str:
         module.write_text(source)
-        return experiments.code_version.__wrapped__((module.stem,))
+        return performing.code_version.__wrapped__((module.stem,))
 
     assert_only_statements_count(version)
 
@@ -513,7 +515,7 @@ def test_every_module_counts_for_the_code_version(tmp_path: Path, monkeypatch: p
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("first_for_a_test", "second_for_a_test"):
         (tmp_path / f"{name}.py").write_text(f"name = {name!r}\n")
-    version = experiments.code_version.__wrapped__
+    version = performing.code_version.__wrapped__
     both, one = version(("first_for_a_test", "second_for_a_test")), version(("first_for_a_test",))
     (tmp_path / "second_for_a_test.py").write_text("name = 'changed'\n")
     assert len({both, one, version(("first_for_a_test", "second_for_a_test"))}) == 3

@@ -11,6 +11,7 @@ Rooms, in the order data flows; a module imports only from rooms above its own:
     training       the one training loop and its schedule
     graphs         adjacency and walks; convolution by node, by matrix, by messages; attention as a graph network
     experiments    every number of the report as one frozen Run
+    performing     training and evaluating a Run; the hash that addresses its result
     store          results on disk, addressed by content, locked
     expectations   the numbers a Run is held to, and the verdict
     writeup        tables and figures of the HTML report

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -35,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     asking.add_argument("--images", type=Path, required=True, metavar="FOLDER", help="pictures of any size, anywhere below it")
     asking.add_argument("--template", required=True, help='e.g. "This image is mostly coloured {}"')
     asking.add_argument("--labels", nargs="+", required=True, help="what may stand for {}")
-    asking.add_argument("--out", type=Path, help="also draw the first pictures with probability bars (.png, .svg or .pdf)")
+    asking.add_argument("--out", type=Path, help="also draw some of the pictures with probability bars (.png, .svg or .pdf)")
     asking.add_argument("--most", type=int, default=8, help="how many pictures to draw (default 8)")
     asking.add_argument("--backbone", default="mini-clip", help="mini-clip, or MODEL/PRETRAINED of open_clip")
     asking.add_argument("--json", action="store_true")
@@ -115,8 +116,10 @@ def _draw(arguments: argparse.Namespace, paths: Sequence[Path], probabilities: T
     from vp.data import read_picture, square
     from vp.writeup import prediction_bars
 
-    shown = [square(read_picture(path), 224) for path in paths[: arguments.most]]
-    figure = prediction_bars(shown, probabilities[: len(shown)], arguments.labels, [path.name for path in paths[: len(shown)]])
+    chosen = sorted(random.Random(0).sample(range(len(paths)), min(arguments.most, len(paths))))
+    shown = [square(read_picture(paths[i]), 224) for i in chosen]
+    titles = [str(paths[i].relative_to(arguments.images)) for i in chosen]
+    figure = prediction_bars(shown, probabilities[chosen], arguments.labels, titles)
     out: Path = arguments.out
     temporary = out.parent / f".vp-{os.getpid()}.part"
     try:
@@ -138,6 +141,8 @@ def _pretrain(arguments: argparse.Namespace) -> None:
     steps = STEPS if arguments.steps is None else arguments.steps
     if steps < 1:
         raise VpError(f"--steps {steps}: give at least 1")
+    if arguments.out is None and steps != STEPS:
+        raise VpError(f"--steps {steps} is a try, not the {STEPS} steps of the package's weights: give --out a file to keep it in")
     out = arguments.out or WEIGHTS
     try:  # before the training, not after it
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -154,12 +159,15 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(words)
     try:
         {"list": _list, "run": _run, "ask": _ask, "pretrain": _pretrain}[arguments.command](arguments)
+        sys.stdout.flush()
     except VpError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted: finished runs are in the store, start again to go on", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -16,6 +16,7 @@ from vp.evaluation import ContrastTest, PairedTest, prediction_half_width
 from vp.runtime import VpError
 
 SIGNIFICANCE = 0.05
+ACCEPTED_CONFIDENCE = 0.999  # of a cell; there are some 80, so that 99% would fail one of them on most machines
 
 
 class Verdict(StrEnum):
@@ -87,15 +88,21 @@ def _parse(path: Path, name: str, entry: Any) -> Expectation:
     return Expectation(float(entry["value"]), float(entry["tolerance"]), entry["source"], entry["reason"])
 
 
-def accept(path: Path, measured: Mapping[str, Sequence[float]], trained: Mapping[str, bool], source: str) -> None:
-    """Rewrite the expectations of the runs in `measured` (top-1 in percent, one value a seed); others in the file stay."""
+def accept(path: Path, measured: Mapping[str, Sequence[float]], kinds: Mapping[str, str | None], source: str) -> None:
+    """Rewrite the expectations of the runs in `measured` (top-1 in percent, one value a seed); others in the file stay.
+
+    Runs of one kind pool their spread between seeds; a run of kind None trains nothing.
+    """
     entries = _read(path) if path.exists() else {}
     for name, values in measured.items():
-        if trained[name]:
-            tolerance = min(prediction_half_width(values), 100.0)
-            reason = f"99% prediction interval of one more seed, from {len(values)} seeds (spread at least 0.2 points)"
-        else:
-            tolerance, reason = 0.5, "nothing is trained: only rounding differs from machine to machine"
+        tolerance, reason = 0.5, "nothing is trained: only rounding differs from machine to machine"
+        if kind := kinds[name]:
+            similar = [measured[other] for other in measured if other != name and kinds[other] == kind]
+            tolerance = min(prediction_half_width(values, similar, ACCEPTED_CONFIDENCE), 100.0)
+            reason = (
+                f"{ACCEPTED_CONFIDENCE:.1%} prediction interval of one more seed, from {len(values)} seeds; spread pooled over "
+                f"{len(similar) + 1} runs of its kind, at least 0.2 points"
+            )
         entries[name] = {
             "value": round(fmean(values), 2),
             "tolerance": round(tolerance, 2),
@@ -104,14 +111,15 @@ def accept(path: Path, measured: Mapping[str, Sequence[float]], trained: Mapping
             "reason": reason,
         }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(tomli_w.dumps(entries), encoding="utf-8")
+    temporary = path.with_suffix(".part")
+    temporary.write_text(tomli_w.dumps(entries), encoding="utf-8")
+    temporary.replace(path)
 
 
-def cell_verdict(value: float, interval: tuple[float, float], expectation: Expectation) -> Verdict:
-    """Reproduced within the tolerance; within noise if the 95% interval of the images covers the expected value."""
-    if abs(value - expectation.value) <= expectation.tolerance:
-        return Verdict.REPRODUCED
-    return Verdict.WITHIN_NOISE if interval[0] <= expectation.value <= interval[1] else Verdict.CONTRADICTED
+def cell_verdict(value: float, expectation: Expectation) -> Verdict:
+    """Reproduced within the tolerance, contradicted outside it: the images are the same, so their noise is no excuse."""
+    within = abs(value - expectation.value) <= expectation.tolerance
+    return Verdict.REPRODUCED if within else Verdict.CONTRADICTED
 
 
 def ordering_verdict(test: PairedTest | ContrastTest, or_equal: bool = False) -> Verdict:
@@ -123,6 +131,6 @@ def ordering_verdict(test: PairedTest | ContrastTest, or_equal: bool = False) ->
     significant = agree and test.p_value < SIGNIFICANCE
     if significant and test.mean_difference < 0:
         return Verdict.CONTRADICTED
-    if or_equal or (significant and test.mean_difference > 0):
+    if (or_equal and test.mean_difference >= 0) or (significant and test.mean_difference > 0):
         return Verdict.REPRODUCED
     return Verdict.WITHIN_NOISE

@@ -5,28 +5,22 @@ A scale is a table of names and sizes, nothing more: nothing below this file kno
 
 from __future__ import annotations
 
-import ast
 import difflib
-import hashlib
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cache, lru_cache
-from importlib.util import find_spec
-from pathlib import Path
+from functools import cache
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
-from vp.data import GaussianNoise, ImageSet, load_images, split_indices
-from vp.evaluation import Batches, ImageBatches, PrefixBatches, Subset, per_image_correctness, wilson_interval
-from vp.models import DEFAULT_TEMPLATE, FrozenCLIP, load_clip
-from vp.prompts import VISUAL_PROMPTS, BatchScrambledDeepPrompt, DeepPrompt, FastDeepPromptedCLIP, PromptedCLIP
+from vp.data import GaussianNoise
+from vp.evaluation import wilson_interval
+from vp.models import DEFAULT_TEMPLATE, FrozenCLIP
+from vp.prompts import VISUAL_PROMPTS, BatchScrambledDeepPrompt, DeepPrompt
 from vp.prompts.deep import Position, Readout
-from vp.runtime import VpError, pick_device, provenance, seed_everything
-from vp.training import Fit, Recipe, fit, load_trained
+from vp.runtime import VpError
+from vp.training import Recipe
 
 ScaleName = Literal["mini", "full"]
 
@@ -87,6 +81,13 @@ class Run:
         if (self.prompt is not None) != (self.recipe is not None or self.weights_from is not None):
             raise ValueError(f"run {self.name!r}: a prompt needs a recipe or the run its weights come from, and only a prompt does")
 
+    @property
+    def kind(self) -> str | None:
+        """Runs of one kind spread alike over seeds: the same table and, of deep prompts, block and readout. None: no seed."""
+        if isinstance(self.prompt, DeepTokens):
+            return f"{self.table}, block {self.prompt.block}, {self.prompt.readout}, {self.prompt.scrambled}"
+        return self.table if self.prompt else None
+
     def canonical(self) -> str:
         """What the number depends on, as JSON: all fields but the names by which people call it."""
         fields = {key: value for key, value in asdict(self).items() if key not in ("name", "table", "scale", "weights_from")}
@@ -100,6 +101,7 @@ class Result:
     run: str
     scale: str
     dataset: str
+    backbone: str
     seed: int
     correct_images: Tensor
     weights: dict[str, Tensor]
@@ -138,7 +140,18 @@ class Result:
 
     def summary(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        kept = ("run", "scale", "dataset", "seed", "history", "best_epoch", "trained_parameters", "seconds", "provenance")
+        kept = (
+            "run",
+            "scale",
+            "dataset",
+            "backbone",
+            "seed",
+            "history",
+            "best_epoch",
+            "trained_parameters",
+            "seconds",
+            "provenance",
+        )
         values = {key: getattr(self, key) for key in kept}
         return values | {"correct": self.correct, "total": self.total, "top1": self.top1, "interval95": self.interval()}
 
@@ -193,6 +206,7 @@ COLUMNS: dict[str, tuple[Position, Readout, bool]] = {
     "back": ("back", "class", False),  # by the theorem also every other position with the class readout
     "scrambled": ("back", "class", True),  # what the report's back column ran for n = 4 and 8 (errata 2)
 }
+RESIDUAL_NETWORKS = {"mini": "mini-resnet", "full": "resnet18"}
 CURVE_STDS = (0.2, 0.3, 0.4, 0.5)
 
 
@@ -265,7 +279,8 @@ def _elsewhere(run: Run, name: str, table: str, **changes: Any) -> Run:
 
 def _table_5(scale: Scale, known: Mapping[str, Run]) -> list[Run]:
     """The 100-class set under Gaussian noise: clean values are runs of tables 1 and 2 (report 2.4)."""
-    noisy = []
+    residual = Run("residual-100", "table_5", scale.name, scale.datasets["100"], "test", RESIDUAL_NETWORKS[scale.name])
+    noisy = [residual, replace(residual, name="residual-100-noise", noise=GaussianNoise())]
     for short, clean in {"zero-shot-100": known["zero-shot-100-test"], "padding-100": known["padding-100"]}.items():
         noisy.append(_elsewhere(clean, f"{short}-noise", "table_5", noise=GaussianNoise()))
         noisy.append(_elsewhere(clean, f"{short}-noise-clamped", "table_5", noise=GaussianNoise(clamp=True)))
@@ -306,150 +321,10 @@ def find_run(name: str, scale: str) -> Run:
     return known[name]
 
 
-# -- performing a Run ------------------------------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=2)
-def _backbone(name: str, device: torch.device) -> FrozenCLIP:
-    return load_clip(name, device)
-
-
-Model = PromptedCLIP | FastDeepPromptedCLIP
-
-
-def build_model(run: Run, class_names: tuple[str, ...], device: torch.device | str = "cpu") -> Model:
-    """The classifier of a Run, its prompt with random initial values."""
-    clip = _backbone(run.backbone, torch.device(device))
-    if isinstance(run.prompt, DeepTokens):
-        return FastDeepPromptedCLIP(clip, class_names, run.template, prompt=run.prompt.build(clip)).to(device)
-    return PromptedCLIP(clip, class_names, run.template, run.prompt.build(clip) if run.prompt else None).to(device)
-
-
-def restore_model(run: Run, trained: Result, class_names: tuple[str, ...], device: torch.device | str = "cpu") -> Model:
-    """The classifier of a Run with trained weights: its own Result's, or those of the run it takes its weights from.
-
-    Raises ValueError for the Result of any other run, or for weights of another shape.
-    """
-    if trained.run != (run.weights_from or run.name):
-        raise ValueError(f"run {run.name!r} takes the weights of {run.weights_from or run.name!r}, given those of {trained.run!r}")
-    model = build_model(run, class_names, device)
-    prefix = f"{run.tested_epoch}/"
-    load_trained(model, {k.removeprefix(prefix): v for k, v in trained.weights.items() if k.startswith(prefix)})
-    return model
-
-
-@lru_cache(maxsize=2)
-def _prefix(images: ImageSet, clip: FrozenCLIP, block: int, device: torch.device, noise: GaussianNoise | None) -> PrefixBatches:
-    """Shared by all runs of a process with the same data and block, one after another."""
-    return PrefixBatches(ImageBatches(images, clip.preprocess, device, noise), clip, block)
-
-
-def batches_for(model: Model, images: ImageSet, device: torch.device, noise: GaussianNoise | None = None) -> Batches:
-    """What `model` takes of `images`: pictures, or what the backbone makes of them before the prompt's block."""
-    if isinstance(model, FastDeepPromptedCLIP):
-        return _prefix(images, model.clip, model.prompt.block, device, noise)
-    return ImageBatches(images, model.clip.preprocess, device, noise)
-
-
-def train(run: Run, model: Model, seed: int, device: torch.device, progress: bool = True) -> Fit:
-    """Train the prompt of `model` by the Run's recipe on a seeded split of the training images."""
+def relative_cost(run: Run) -> float:
+    """How long a Run takes beside others of its scale: epochs times the blocks from its prompt to the last. For scheduling."""
     if run.recipe is None:
-        raise ValueError(f"run {run.name!r} has no recipe: there is nothing to train")
-    images = load_images(run.dataset, "train")
-    training, validation = split_indices(len(images), seed)
-    batches = batches_for(model, images, device)
-    return fit(model, Subset(batches, training), Subset(batches, validation), run.recipe, name=run.name, progress=progress)
-
-
-def perform(run: Run, seed: int = 0, device: str = "auto", progress: bool = True, trained: Result | None = None) -> Result:
-    """Train and evaluate `run` from scratch; the store keeps what comes back.
-
-    Seeds are set before the split and the initial values. The validation part of the training images chooses the best epoch;
-    test images are looked at once, at the end. A run with `weights_from` needs the Result of that run as `trained`: raises
-    ValueError without it, for a random prompt must never be taken for a trained one.
-    """
-    chosen = pick_device(device)
-    started = time.perf_counter()
-    evaluated = load_images(run.dataset, run.split)
-    if run.weights_from and trained is None:
-        raise ValueError(f"run {run.name!r} needs the trained prompt of {run.weights_from!r}: perform that run first")
-    seed_everything(seed)
-    fitted, parameters = None, 0
-    if trained is not None:
-        model, parameters = restore_model(run, trained, evaluated.class_names, chosen), trained.trained_parameters
-    else:
-        model = build_model(run, evaluated.class_names, chosen)
-    if run.recipe:
-        fitted = train(run, model, seed, chosen, progress)
-        load_trained(model, fitted.last if run.tested_epoch == "last" else fitted.best)
-        parameters = sum(p.numel() for p in fitted.last.values())
-    correct = per_image_correctness(model, batches_for(model, evaluated, chosen, run.noise))
-    weights = {f"{epoch}/{k}": v.cpu() for epoch in ("last", "best") for k, v in (getattr(fitted, epoch) if fitted else {}).items()}
-    return Result(
-        run=run.name,
-        scale=run.scale,
-        dataset=run.dataset,
-        seed=seed,
-        correct_images=correct,
-        weights=weights,
-        history=fitted.history if fitted else [],
-        best_epoch=fitted.best_epoch if fitted else None,
-        trained_parameters=parameters,
-        seconds=round(time.perf_counter() - started, 2),
-        provenance=provenance(chosen),
-    )
-
-
-# -- what a Result is addressed by -----------------------------------------------------------------------------------------
-
-_CODE_OF_A_RUN = (
-    "vp.data.images",
-    "vp.data.noise",
-    "vp.data.preprocess",
-    "vp.data.sources",
-    "vp.evaluation.accuracy",
-    "vp.evaluation.batches",
-    "vp.experiments",
-    "vp.models.clip",
-    "vp.models.mini_clip",
-    "vp.prompts.deep",
-    "vp.prompts.prompted",
-    "vp.prompts.visual",
-    "vp.runtime",
-    "vp.training",
-)
-
-
-@cache
-def code_version(modules: tuple[str, ...] = _CODE_OF_A_RUN) -> str:
-    """Hash of the statements of the modules a Run's number depends on; comments, docstrings and layout do not count."""
-    digest = hashlib.sha256()
-    for module in modules:
-        spec = find_spec(module)
-        assert spec is not None
-        digest.update(_statements(Path(str(spec.origin)).read_text(encoding="utf-8")).encode())
-    return digest.hexdigest()
-
-
-def _statements(source: str) -> str:
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:]
-    return ast.dump(tree)
-
-
-def run_key(run: Run, seed: int, device: str = "auto") -> str:
-    """Content hash that addresses a Result: the Run's canonical form, seed, data, backbone, kind of device and code."""
-    chosen = pick_device(device)
-    splits = {run.split, "train"} if run.recipe else {run.split}
-    parts = {
-        "run": run.canonical(),
-        "seed": seed if run.prompt else 0,
-        "data": {split: load_images(run.dataset, split).fingerprint for split in sorted(splits)},
-        "backbone": _backbone(run.backbone, chosen).fingerprint,
-        "device": chosen.type,
-        "code": code_version(),
-        "weights": run_key(find_run(run.weights_from, run.scale), seed, device) if run.weights_from else None,
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return 0.0
+    first, *_, last = SCALES[run.scale].blocks
+    block = run.prompt.block if isinstance(run.prompt, DeepTokens) else first
+    return float(run.recipe.epochs * (last + 1 - block))

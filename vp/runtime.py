@@ -28,7 +28,7 @@ def home() -> Path:
     """The folder of downloads, results and locks: `VP_HOME`, or `vp` in the user's cache folder."""
     if given := os.environ.get("VP_HOME"):
         return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "vp"
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vp"
 
 
 def pick_device(name: str = "auto") -> torch.device:

@@ -13,13 +13,15 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
 
 from vp import artifacts
-from vp.experiments import Result, Run, find_run, perform, run_key
+from vp.experiments import Result, Run, find_run
+from vp.performing import perform, run_key
 from vp.runtime import VpError, home
 
 
@@ -49,8 +51,8 @@ def load_result(path: Path, key: str) -> Result:
     if note.get("key") != key:
         raise artifacts.CorruptArtifact(f"{path} belongs to another run: delete it and it will be made again")
     weights = {name.removeprefix("weights/"): t for name, t in tensors.items() if name.startswith("weights/")}
-    kept = ("run", "scale", "dataset", "seed", "history", "best_epoch", "trained_parameters", "seconds", "provenance")
-    return Result(correct_images=tensors["correct_images"].to(torch.bool), weights=weights, **{k: note[k] for k in kept})
+    plain = {field.name: note[field.name] for field in fields(Result) if field.name in note}
+    return Result(correct_images=tensors["correct_images"].to(torch.bool), weights=weights, **plain)
 
 
 def obtain(

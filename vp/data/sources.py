@@ -21,7 +21,7 @@ SPLITS = ("train", "test")
 PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def load_images(name: str, split: str) -> ImageSet:
     """`mini10`, `mini100`, `cifar10`, `cifar100` (from VP_HOME/data), `A+B` for the union of two of these (report 2.5), or the
     path of a folder with one folder per class.
@@ -70,8 +70,11 @@ def read_picture(path: Path) -> Tensor:
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path) as picture:  # damaged notes warn, damaged pixels raise
             upright = ImageOps.exif_transpose(picture)
-            if upright.mode.startswith("I"):  # 16-bit grey: PIL's own conversion would clip it
-                upright = Image.fromarray((np.asarray(upright, dtype=np.float64) / 256).clip(0, 255).astype(np.uint8))
+            if upright.mode == "F":
+                raise ValueError("its pixels are fractions of no known scale")
+            if upright.mode.startswith("I"):  # 16-bit grey, which PIL's own conversion would clip; or integers of no more than 255
+                grey = np.asarray(upright, dtype=np.float64)
+                upright = Image.fromarray((grey / (256 if grey.max() > 255 else 1)).clip(0, 255).astype(np.uint8))
             if upright.has_transparency_data:
                 rgba = upright.convert("RGBA")
                 upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
@@ -86,7 +89,9 @@ def list_pictures(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise VpError(f"{folder} is not a folder: give a folder of pictures ({', '.join(sorted(PICTURES))})")
     try:
-        found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES and path.is_file())
+        found = sorted(
+            path for path in folder.rglob("*") if path.suffix.lower() in PICTURES and path.name[0] != "." and path.is_file()
+        )
     except OSError as error:
         raise VpError(f"cannot read {folder} ({error.strerror}): check its permissions") from error
     if not found:
@@ -115,7 +120,7 @@ def load_class_folders(root: Path, name: str, split: str, size: int | None = Non
             labels.append(label)
     shapes = {tuple(picture.shape[1:]) for picture in pictures}
     if len(shapes) > 1 and size is None:
-        raise VpError(f"pictures in {root} have {len(shapes)} sizes, e.g. {sorted(shapes)[:2]}: give a size to bring them to")
+        raise VpError(f"pictures in {root} have {len(shapes)} sizes, e.g. {sorted(shapes)[:2]}: bring them to one size first")
     class_names = tuple(folder.name.replace("_", " ") for folder in folders)
     return ImageSet(name, split, torch.stack(pictures), torch.tensor(labels), class_names)
 

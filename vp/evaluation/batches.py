@@ -12,8 +12,9 @@ from torch import Tensor
 from vp.data import GaussianNoise, ImageSet, Preprocess
 from vp.models import FrozenCLIP
 from vp.prompts.deep import LastBlockInputs, last_block_inputs, reads_one_token, tokens_before_block, vision_blocks
+from vp.runtime import VpError
 
-CACHE_GIB = "VP_CACHE_GIB"  # the largest prefix kept in memory; a larger one is computed again, batch by batch
+CACHE_GIB = "VP_CACHE_GIB"
 
 
 class Batches(Sized, Protocol):
@@ -58,19 +59,23 @@ class Subset:
 class PrefixBatches:
     """What FastDeepPromptedCLIP takes: the tokens that enter block k, or the LastBlockInputs when k is the last block.
 
-    They are computed once and kept: N L D numbers (2 N L D for the last block), 4 bytes each: 33 MB (66 MB) for 5,000 images of
-    mini-clip, 7.7 GB for 50,000 of ViT-B/32. More than `VP_CACHE_GIB` (default 4) is not kept but computed batch by batch.
+    With `keep` they are computed once and kept on the device: N L D numbers (2 N L D for the last block), 4 bytes each: 33 MB
+    (66 MB) for 5,000 images of mini-clip, 7.7 GB for 50,000 of ViT-B/32. What exceeds `cache_bytes()` is computed batch by
+    batch instead, at every pass.
     """
 
-    def __init__(self, images: ImageBatches, clip: FrozenCLIP, block: int, batch_size: int = 250) -> None:
+    def __init__(self, images: ImageBatches, clip: FrozenCLIP, block: int, *, keep: bool = True, batch_size: int = 250) -> None:
         self.images, self.clip, self.block = images, clip, block
         self.last = block == len(vision_blocks(clip)) - 1 and reads_one_token(clip)
         self.kept: tuple[Tensor, ...] | None = None
-        first = self._compute(torch.arange(min(1, len(images))))
-        needed = sum(part.numel() * part.element_size() for part in first) * len(images)
-        if needed <= float(os.environ.get(CACHE_GIB, "4")) * 2**30:
-            parts = [self._compute(indices) for indices in torch.arange(len(images)).split(batch_size)]
-            self.kept = tuple(torch.cat(some) for some in zip(*parts, strict=True))
+        if not keep or not len(images):
+            return
+        first = self._compute(torch.arange(1))
+        if sum(part.numel() * part.element_size() for part in first) * len(images) <= cache_bytes(first[0].device):
+            self.kept = tuple(part.new_empty(len(images), *part.shape[1:]) for part in first)
+            for indices in torch.arange(len(images)).split(batch_size):
+                for whole, part in zip(self.kept, self._compute(indices), strict=True):
+                    whole[indices.to(whole.device)] = part
 
     def _compute(self, indices: Tensor) -> tuple[Tensor, ...]:
         tokens = tokens_before_block(self.clip, self.images[indices][0], self.block)
@@ -86,3 +91,20 @@ class PrefixBatches:
         labels = self.images.labels[indices.to(self.images.labels.device)]
         parts = self._compute(indices) if self.kept is None else tuple(part[indices.to(part.device)] for part in self.kept)
         return (LastBlockInputs(*parts) if self.last else parts[0]), labels
+
+
+def cache_bytes(device: torch.device) -> float:
+    """How much a process may keep of a prefix: VP_CACHE_GIB, or 40% of a CUDA device's memory, or 4 GiB.
+
+    Raises VpError when VP_CACHE_GIB is no number of at least 0.
+    """
+    given = os.environ.get(CACHE_GIB)
+    if given is None:
+        return 0.4 * torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 4 * 2**30
+    try:
+        gib = float(given)
+    except ValueError:
+        gib = -1.0
+    if not gib >= 0:
+        raise VpError(f"{CACHE_GIB} is {given!r}: give a number of GiB of at least 0")
+    return gib * 2**30

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import stdev
+from statistics import variance
 
 import torch
 from scipy import stats
@@ -73,14 +73,20 @@ def contrast_test(*groups: Tensor) -> ContrastTest:
     return ContrastTest(estimate, p_value)
 
 
-def prediction_half_width(values: Sequence[float], confidence: float = 0.99, floor: float = 0.2) -> float:
-    """Half width of the interval in which one more seed falls: t(n - 1) s sqrt(1 + 1/n), s at least `floor`.
+def prediction_half_width(
+    values: Sequence[float], similar: Sequence[Sequence[float]] = (), confidence: float = 0.99, floor: float = 0.2
+) -> float:
+    """Half width of the interval in which one more seed falls: t(df) s sqrt(1 + 1/n), s at least `floor`.
 
+    s is pooled over `values` (n seeds) and the seeds of `similar` cells: s^2 = sum (n_i - 1) s_i^2 / df, df = sum (n_i - 1).
     `floor` (in the unit of `values`) stands for what machines differ by through rounding alone. Raises ValueError for fewer than
-    two values.
+    two values or one that is not finite.
     """
-    if len(values) < 2 or not all(map(math.isfinite, values)):
-        raise ValueError(f"{list(values)} says nothing about spread: give finite values of at least two seeds")
-    spread = max(stdev(values), floor)
-    quantile = float(stats.t.ppf(0.5 + confidence / 2, len(values) - 1))
-    return quantile * spread * math.sqrt(1 + 1 / len(values))
+    cells = [values, *similar]
+    for cell in cells:
+        if len(cell) < 2 or not all(map(math.isfinite, cell)):
+            raise ValueError(f"{list(cell)} says nothing about spread: give finite values of at least two seeds")
+    freedom = sum(len(cell) - 1 for cell in cells)
+    pooled = math.sqrt(sum((len(cell) - 1) * variance(cell) for cell in cells) / freedom)
+    quantile = float(stats.t.ppf(0.5 + confidence / 2, freedom))
+    return quantile * max(pooled, floor) * math.sqrt(1 + 1 / len(values))

@@ -51,7 +51,7 @@ class FrozenCLIP(nn.Module):
     @property
     def width(self) -> int:
         """D, the width of the joint feature space."""
-        return int(self.class_features(["thing"]).shape[1])
+        return int(self.model.visual.output_dim)
 
     @property
     def scale(self) -> Tensor:

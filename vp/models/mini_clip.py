@@ -60,16 +60,18 @@ def new_mini_clip(seed: int = 0) -> CLIP:
 
 def load_mini_clip(path: Path = WEIGHTS) -> FrozenCLIP:
     """The pre-trained miniature CLIP from the package. Raises VpError when the file is missing or damaged."""
+    model = new_mini_clip()
     try:
         tensors, _ = artifacts.load(path)
+        tokens = tensors.pop("known_tokens").tolist()
+        model.token_embedding.weight.data[tokens] = tensors.pop("token_embedding.known")
+        missing, unexpected = model.load_state_dict(tensors, strict=False)
+        if unexpected or set(missing) - {"token_embedding.weight", "attn_mask"}:
+            raise ValueError("its weights are others")
     except FileNotFoundError:
         raise VpError(f"the miniature CLIP's weights are missing ({path}): run `python -m vp pretrain`") from None
-    model = new_mini_clip()
-    tokens = tensors.pop("known_tokens").tolist()
-    model.token_embedding.weight.data[tokens] = tensors.pop("token_embedding.known")
-    missing, unexpected = model.load_state_dict(tensors, strict=False)
-    if unexpected or set(missing) - {"token_embedding.weight", "attn_mask"}:
-        raise VpError(f"{path} does not fit the miniature CLIP of this version: run `python -m vp pretrain`")
+    except (artifacts.CorruptArtifact, KeyError, IndexError, RuntimeError, ValueError) as error:
+        raise VpError(f"{path} is damaged or not of this version's miniature CLIP: run `python -m vp pretrain`") from error
     return FrozenCLIP("mini-clip", model, mini_tokenizer(), Preprocess(IMAGE_PX), tokens)
 
 
@@ -133,7 +135,7 @@ def pretrain(
     bar = tqdm(range(first, steps), initial=first, total=steps, unit="step", disable=None if progress else True, desc="pretrain")
     for step in bar:
         rate = learning_rate * min(
-            (step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * max(0, step - warmup) / max(1, steps - warmup)))
+            (step + 1) / max(1, warmup), 0.5 * (1 + math.cos(math.pi * max(0, step - warmup) / max(1, steps - warmup)))
         )
         for group in optimiser.param_groups:
             group["lr"] = rate

@@ -27,10 +27,14 @@ Readout = Literal["class", "first"]
 
 
 def vision_blocks(clip: FrozenCLIP) -> nn.ModuleList:
-    """The blocks of the vision transformer. Raises VpError for a backbone that has none, such as a ResNet CLIP."""
-    blocks = getattr(getattr(clip.model.visual, "transformer", None), "resblocks", None)
-    if not isinstance(blocks, nn.ModuleList):
-        raise VpError(f"{clip.name} has no transformer blocks to put tokens into: give a vision transformer such as mini-clip")
+    """The blocks of open_clip's own, batch-first vision transformer. Raises VpError for any other, such as a ResNet CLIP."""
+    transformer = getattr(clip.model.visual, "transformer", None)
+    blocks = getattr(transformer, "resblocks", None)
+    if not isinstance(blocks, nn.ModuleList) or not getattr(transformer, "batch_first", True):
+        raise VpError(
+            f"{clip.name} has no transformer blocks to put tokens into: give a model with open_clip's own vision transformer, "
+            "such as mini-clip or ViT-B-32-quickgelu/openai"
+        )
     return blocks
 
 
@@ -40,6 +44,7 @@ class DeepPrompt(nn.Module):
     position: where they stand, in `front` of the class token, `after_class` (between it and the patches) or at the `back`.
     readout: which token of the last block's output becomes the image's feature: `class` is the class token wherever it stands;
     `first` is the token at index 0, which for prompts in front is the first PROMPT token, as in the report's "front" column.
+    On a backbone that pools by the mean of its patches, `class` stands for that pooling without the prompts.
     With the class readout all three positions give the same logits, because a block is permutation-equivariant (errata 1).
 
     Raises ValueError for a negative n or block, an unknown position or readout.
@@ -102,7 +107,7 @@ class BatchScrambledDeepPrompt(DeepPrompt):
     """
 
     def for_batch(self, tokens: Tensor, batch: int) -> Tensor:
-        """Values of the n tokens (n, D) to (B, n, D), scrambled over the batch."""
+        """Values of n > 0 tokens (n, D) to (B, n, D), scrambled over the batch."""
         of_image = torch.arange(batch, device=tokens.device) % len(tokens)
         return tokens[of_image][:, None].expand(-1, len(tokens), -1)
 
@@ -123,16 +128,11 @@ class DeepPromptedCLIP(nn.Module):
 
     @contextmanager
     def _tokens_in_place(self) -> Iterator[None]:
-        batch_first = getattr(self.clip.model.visual.transformer, "batch_first", True)
-
-        def swap(sequence: Tensor) -> Tensor:
-            return sequence if batch_first else sequence.transpose(0, 1)
-
         def before(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return swap(self.prompt.insert(swap(arguments[0]))), *arguments[1:]
+            return self.prompt.insert(arguments[0]), *arguments[1:]
 
         def after(_: nn.Module, __: Any, output: Tensor) -> Tensor:
-            return swap(self.prompt.for_pooling(swap(output)))
+            return self.prompt.for_pooling(output)
 
         blocks = vision_blocks(self.clip)
         handles = [blocks[self.prompt.block].register_forward_pre_hook(before), blocks[-1].register_forward_hook(after)]
@@ -171,8 +171,7 @@ def tokens_before_block(clip: FrozenCLIP, images: Tensor, block: int) -> Tensor:
         pass
     finally:
         handle.remove()
-    batch_first = getattr(clip.model.visual.transformer, "batch_first", True)
-    return captured[0] if batch_first else captured[0].transpose(0, 1)
+    return captured[0]
 
 
 @dataclass(frozen=True)

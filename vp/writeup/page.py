@@ -208,7 +208,7 @@ def _table(caption: str, cells: Sequence[Entry], runs: Mapping[str, Run], report
     rows = []
     for cell in cells:
         run = runs[cell["run"]]
-        printed = f"{report[run.name].value:g}" if run.name in report else "–"
+        printed = _printed(run.name, report)
         value, expected = "–", "–"
         if "value" in cell:
             low, high = cell["interval"]
@@ -222,6 +222,11 @@ def _table(caption: str, cells: Sequence[Entry], runs: Mapping[str, Run], report
             f"<td>{expected}</td><td>{_mark(cell['verdict'])}{why}</td></tr>"
         )
     return _html_table(caption, titles, rows)
+
+
+def _printed(name: str, report: Mapping[str, Expectation]) -> str:
+    """The value that the report itself prints for a run; replications are no part of this column."""
+    return f"{report[name].value:g}" if name in report and report[name].source.startswith("report") else "–"
 
 
 def _what(run: Run, runs: Mapping[str, Run]) -> str:
@@ -267,8 +272,8 @@ def _table_3(caption: str, cells: Sequence[Entry], runs: Mapping[str, Run], repo
     ]
     body = []
     for (dataset, block, n), columns in rows.items():
-        printed = [report[columns[c]["run"]].value if columns[c]["run"] in report else None for c in ("front", "scrambled")]
-        texts = [escape(dataset), str(block), str(n), *("–" if value is None else f"{value:g}" for value in printed)]
+        printed = [_printed(columns[c]["run"], report) for c in ("front", "scrambled")]
+        texts = [escape(dataset), str(block), str(n), *printed]
         texts += [_value_and_verdict(columns[c]) for c in ("front", "back", "scrambled")]
         body.append("<tr>" + "".join(f"<td>{text}</td>" for text in texts) + "</tr>")
     return _html_table(caption, titles, body)

@@ -1,0 +1,196 @@
+"""How a Run is performed, and the content hash that addresses what comes out.
+
+The statements of this module and of those below it are part of that hash; the list of runs in vp.experiments is not, so that
+a new run leaves the results of all others valid.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import time
+from functools import cache, lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from vp.data import GaussianNoise, ImageSet, load_images, split_indices
+from vp.evaluation import Batches, ImageBatches, PrefixBatches, Subset, per_image_correctness
+from vp.experiments import RESIDUAL_NETWORKS, DeepTokens, Result, Run, find_run
+from vp.models import FrozenCLIP, load_clip
+from vp.prompts import FastDeepPromptedCLIP, PromptedCLIP
+from vp.runtime import NotAvailable, pick_device, provenance, seed_everything
+from vp.training import Fit, fit, load_trained
+
+
+@lru_cache(maxsize=2)
+def _backbone(name: str, device: torch.device) -> FrozenCLIP:
+    if name in RESIDUAL_NETWORKS.values():
+        raise NotAvailable(f"{name}, the fine-tuned residual network of section 1.2, is declared but not built yet")
+    return load_clip(name, device)
+
+
+@lru_cache(maxsize=2)
+def _backbone_fingerprint(name: str, device: torch.device) -> str:
+    return _backbone(name, device).fingerprint
+
+
+Model = PromptedCLIP | FastDeepPromptedCLIP
+
+
+def build_model(run: Run, class_names: tuple[str, ...], device: torch.device | str = "cpu") -> Model:
+    """The classifier of a Run, its prompt with random initial values."""
+    clip = _backbone(run.backbone, torch.device(device))
+    if isinstance(run.prompt, DeepTokens):
+        return FastDeepPromptedCLIP(clip, class_names, run.template, prompt=run.prompt.build(clip)).to(device)
+    return PromptedCLIP(clip, class_names, run.template, run.prompt.build(clip) if run.prompt else None).to(device)
+
+
+def restore_model(run: Run, trained: Result, class_names: tuple[str, ...], device: torch.device | str = "cpu") -> Model:
+    """The classifier of a Run with trained weights: its own Result's, or those of the run it takes its weights from.
+
+    Raises ValueError for the Result of any other run, or for weights of another shape.
+    """
+    source = find_run(run.weights_from, run.scale) if run.weights_from else run
+    expected, given = ((some.scale, some.dataset, some.backbone) for some in (source, trained))
+    if trained.run != source.name or given != expected:
+        raise ValueError(
+            f"run {run.name!r} takes the weights of {source.name!r}, trained at {', '.join(expected)}; given those of "
+            f"{trained.run!r}, trained at {', '.join(given)}"
+        )
+    model = build_model(run, class_names, device)
+    prefix = f"{run.tested_epoch}/"
+    load_trained(model, {k.removeprefix(prefix): v for k, v in trained.weights.items() if k.startswith(prefix)})
+    return model
+
+
+_PREFIX: dict[tuple[str, str, int, torch.device], PrefixBatches] = {}
+
+
+def _training_prefix(images: ImageSet, clip: FrozenCLIP, block: int, device: torch.device) -> PrefixBatches:
+    """The prefix of one dataset and block at a time, shared by all runs of this process that train on it."""
+    key = (images.fingerprint, clip.name, block, device)
+    if key not in _PREFIX:
+        _PREFIX.clear()
+        _PREFIX[key] = PrefixBatches(ImageBatches(images, clip.preprocess, device), clip, block)
+    return _PREFIX[key]
+
+
+def _training_batches(model: Model, images: ImageSet, device: torch.device) -> Batches:
+    if isinstance(model, FastDeepPromptedCLIP):
+        return _training_prefix(images, model.clip, model.prompt.block, device)
+    return ImageBatches(images, model.clip.preprocess, device)
+
+
+def _test_batches(model: Model, images: ImageSet, device: torch.device, noise: GaussianNoise | None) -> Batches:
+    batches = ImageBatches(images, model.clip.preprocess, device, noise)
+    if isinstance(model, FastDeepPromptedCLIP):
+        return PrefixBatches(batches, model.clip, model.prompt.block, keep=False)
+    return batches
+
+
+def train(run: Run, model: Model, seed: int, device: torch.device, progress: bool = True) -> Fit:
+    """Train the prompt of `model` by the Run's recipe on a seeded split of the training images."""
+    if run.recipe is None:
+        raise ValueError(f"run {run.name!r} has no recipe: there is nothing to train")
+    images = load_images(run.dataset, "train")
+    training, validation = split_indices(len(images), seed)
+    batches = _training_batches(model, images, device)
+    return fit(model, Subset(batches, training), Subset(batches, validation), run.recipe, name=run.name, progress=progress)
+
+
+def perform(run: Run, seed: int = 0, device: str = "auto", progress: bool = True, trained: Result | None = None) -> Result:
+    """Train and evaluate `run` from scratch; the store keeps what comes back.
+
+    Seeds are set before the split and the initial values. The validation part of the training images chooses the best epoch;
+    test images are looked at once, at the end. A run with `weights_from` needs the Result of that run as `trained`: raises
+    ValueError without it, for a random prompt must never be taken for a trained one.
+    """
+    chosen = pick_device(device)
+    started = time.perf_counter()
+    evaluated = load_images(run.dataset, run.split)
+    if run.weights_from and trained is None:
+        raise ValueError(f"run {run.name!r} needs the trained prompt of {run.weights_from!r}: perform that run first")
+    seed_everything(seed)
+    fitted, parameters = None, 0
+    if trained is not None:
+        model, parameters = restore_model(run, trained, evaluated.class_names, chosen), trained.trained_parameters
+    else:
+        model = build_model(run, evaluated.class_names, chosen)
+    if run.recipe:
+        fitted = train(run, model, seed, chosen, progress)
+        load_trained(model, fitted.last if run.tested_epoch == "last" else fitted.best)
+        parameters = sum(p.numel() for p in fitted.last.values())
+    correct = per_image_correctness(model, _test_batches(model, evaluated, chosen, run.noise))
+    weights = {f"{epoch}/{k}": v.cpu() for epoch in ("last", "best") for k, v in (getattr(fitted, epoch) if fitted else {}).items()}
+    return Result(
+        run=run.name,
+        scale=run.scale,
+        dataset=run.dataset,
+        backbone=run.backbone,
+        seed=seed,
+        correct_images=correct,
+        weights=weights,
+        history=fitted.history if fitted else [],
+        best_epoch=fitted.best_epoch if fitted else None,
+        trained_parameters=parameters,
+        seconds=round(time.perf_counter() - started, 2),
+        provenance=provenance(chosen),
+    )
+
+
+# -- what a Result is addressed by -----------------------------------------------------------------------------------------
+
+_CODE_OF_A_RUN = (
+    "vp.data.images",
+    "vp.data.noise",
+    "vp.data.preprocess",
+    "vp.data.sources",
+    "vp.evaluation.accuracy",
+    "vp.evaluation.batches",
+    "vp.performing",
+    "vp.models.clip",
+    "vp.models.mini_clip",
+    "vp.prompts.deep",
+    "vp.prompts.prompted",
+    "vp.prompts.visual",
+    "vp.runtime",
+    "vp.training",
+)
+
+
+@cache
+def code_version(modules: tuple[str, ...] = _CODE_OF_A_RUN) -> str:
+    """Hash of the statements of the modules a Run's number depends on; comments, docstrings and layout do not count."""
+    digest = hashlib.sha256()
+    for module in modules:
+        spec = find_spec(module)
+        assert spec is not None
+        digest.update(_statements(Path(str(spec.origin)).read_text(encoding="utf-8")).encode())
+    return digest.hexdigest()
+
+
+def _statements(source: str) -> str:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
+    return ast.dump(tree)
+
+
+def run_key(run: Run, seed: int, device: str = "auto") -> str:
+    """Content hash that addresses a Result: the Run's canonical form, seed, data, backbone, kind of device and code."""
+    chosen = pick_device(device)
+    splits = {run.split, "train"} if run.recipe else {run.split}
+    parts = {
+        "run": run.canonical(),
+        "seed": seed if run.prompt else 0,
+        "data": {split: load_images(run.dataset, split).fingerprint for split in sorted(splits)},
+        "backbone": _backbone_fingerprint(run.backbone, chosen),
+        "device": chosen.type,
+        "code": code_version(),
+        "weights": run_key(find_run(run.weights_from, run.scale), seed, device) if run.weights_from else None,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
