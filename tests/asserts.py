@@ -78,7 +78,7 @@ class Judge:
         ahead = f", ahead in {sum(one > other for one, other in pairs)} of {len(pairs)} cells" if len(pairs) > 1 else ""
         evidence = (
             f"{_names(first)}: {100 * test.mean_difference:+.2f} points against {_names(second)}{ahead}; {test.first_better} "
-            f"images better, {test.second_better} worse, p = {test.p_value:.2g}"
+            f"images better, {test.second_better} worse, {_p(test.p_value)}"
         )
         self.conclude(claim, section, sentence or self.sentence, evidence, ordering_verdict(test, or_equal), corrects)
 
@@ -92,7 +92,7 @@ class Judge:
             for images, correct in _by_dataset(cells, seeds).items():
                 scores[images] = scores.get(images, torch.zeros(images[1])) + weight * correct.float().mean(0)
         test = contrast_test(*scores.values())
-        evidence = f"difference of differences {100 * test.mean_difference:+.2f} points, p = {test.p_value:.2g}"
+        evidence = f"difference of differences {100 * test.mean_difference:+.2f} points, {_p(test.p_value)}"
         self.conclude(claim, section, sentence or self.sentence, evidence, ordering_verdict(test), corrects)
 
     def conclude(self, claim: str, section: str, sentence: str, evidence: str, verdict: Verdict, corrects: str = "") -> None:
@@ -120,6 +120,10 @@ def _by_dataset(cells: Cells, seeds: int) -> dict[tuple[str, int], Tensor]:
         every_seed = list(results) * (seeds // len(results))
         rows.setdefault((results[0].dataset, results[0].total), []).extend(result.correct_images for result in every_seed)
     return {images: torch.stack(correct) for images, correct in rows.items()}
+
+
+def _p(value: float) -> str:
+    return f"p = {value:.2g}" if value > 1e-99 else "p < 1e-99"
 
 
 def _names(cells: Cells) -> str:

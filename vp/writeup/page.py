@@ -14,7 +14,7 @@ from html import escape
 from typing import Any
 
 from vp.expectations import Expectation, Verdict
-from vp.experiments import DeepTokens, Run
+from vp.experiments import RESIDUAL_NETWORKS, DeepTokens, Run
 
 Entry = Mapping[str, Any]
 
@@ -112,7 +112,9 @@ CHAPTERS: dict[str, tuple[Section, ...]] = {
         Section(
             "2.5",
             "Prompts on 110 classes",
-            "The test sets and class names of both sets are pooled. “…-on-110” is a prompt trained on one set, evaluated on both.",
+            "The test sets and class names of both sets are pooled. “…-on-110” is a prompt trained on one set, evaluated on "
+            "both. In the miniature world an image of the 10-class set, say a blue house, is drawn to the coloured names of "
+            "the 100-class set, say “blue chair”: the second table shows what that costs.",
             tables=("table_6", "table-6-parts"),
         ),
         Section("2.6", "What prompting costs", tables=("costs",)),
@@ -231,7 +233,8 @@ def _printed(name: str, report: Mapping[str, Expectation]) -> str:
 
 def _what(run: Run, runs: Mapping[str, Run]) -> str:
     """What a run evaluates, in words."""
-    words = [str(run.prompt or "zero-shot")]
+    residual = run.backbone in RESIDUAL_NETWORKS.values()
+    words = ["fine-tuned residual network" if residual else str(run.prompt or "zero-shot")]
     if run.table == "table_1":
         words.append(run.split)
     if run.weights_from and (trained_on := runs[run.weights_from].dataset) != run.dataset:
