@@ -12,10 +12,22 @@ import pytest
 import torch
 from hypothesis import find, given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from tests.controls import graphs as controls
-from tests.strategies import directed_graphs, graphs, matrix_of, multigraphs, permutations, seeds, simple_graphs, tangle, tensor
-from vp.graphs import DENSE_NODES, adjacency_matrix, count_walks, degree_matrix, degrees, walks
+from tests.strategies import (
+    directed_graphs,
+    graphs,
+    matrix_of,
+    multigraphs,
+    permutations,
+    seeds,
+    simple_graphs,
+    sparse,
+    tangle,
+    tensor,
+)
+from vp.graphs import DENSE_NODES, adjacency_matrix, count_walks, degree_matrix, degrees, mean_aggregate, walks
 from vp.writeup.figures import to_svg
 from vp.writeup.graph_figures import graphs_with_matrices, walk_counts
 
@@ -66,7 +78,11 @@ def cycle() -> nx.Graph:
 # -- 3.1.a: the matrix of a graph ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.states("3.1.a", corrects="[[0, 1, 1, 1, 1, 1, 1], [1, 0, 0, 0, 0, 0], …, eight rows of six or seven entries")
+@pytest.mark.states(
+    "3.1.a",
+    corrects="[[0, 1, 1, 1, 1, 1, 1], [1, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0], "
+    "[1, 0, 0, 0, 0], [1, 0, 0, 0, 0], [1, 0, 0, 0, 0], [1, 0, 0, 0, 0]]",
+)
 def test_the_first_graph_is_a_star() -> None:
     """The first graph, a star with hub 1 and leaves 2 to 7, has ones in the hub's row and column and nowhere else."""
     assert adjacency_matrix(nx.Graph(SPOKES)).tolist() == STAR
@@ -136,13 +152,24 @@ def test_without_a_node_list_rows_come_in_the_graphs_own_order() -> None:
     assert adjacency_matrix(nx.DiGraph(edges)).tolist() == adjacency_matrix(edges).tolist() == expected
     index = torch.tensor([[2, 0], [0, 1]])
     assert adjacency_matrix(index).tolist() == [[0, 1, 0], [0, 0, 0], [1, 0, 0]]
-    assert adjacency_matrix(index, torch.tensor([2, 0, 1])).tolist() == expected
+    for nodelist in (torch.tensor([2, 0, 1]), np.array([2, 0, 1]), [np.uint8(2), np.int64(0), 1]):
+        assert adjacency_matrix(index, nodelist).tolist() == expected
 
 
 @pytest.mark.parametrize("graph", [[(0, 1)], torch.tensor([[0], [1]])], ids=["edge-list", "edge-index"])
 def test_a_node_list_may_add_isolated_nodes_to_edges(graph: Any) -> None:
     """Edges alone cannot name isolated nodes; a node list adds them as zero rows and columns."""
     assert adjacency_matrix(graph, range(3)).tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("layout", [False, True], ids=["dense", "sparse"])
+def test_weights_add_up_before_they_become_integers(layout: bool) -> None:
+    """Two edges of weight 1/2 make the integer 1, not 0; a total that the dtype cannot hold is refused."""
+    halves = [("a", "b", 0.5), ("a", "b", 0.5)]
+    assert adjacency_matrix(halves, sparse=layout, dtype=torch.int64).to_dense().tolist() == [[0, 1], [0, 0]]
+    for edges, dtype in ((halves[1:], torch.int64), ([("a", "b", 300)], torch.uint8), ([("a", "b")] * 2, torch.bool)):
+        with pytest.raises(ValueError, match=rf"an entry of A is (0\.5|300|2), which {dtype} cannot hold: give another dtype"):
+            adjacency_matrix(edges, sparse=layout, dtype=dtype)
 
 
 @given(graph=simple_graphs())
@@ -165,6 +192,20 @@ def test_the_degree_matrix_holds_the_row_sums(graph: nx.Graph, layout: bool) -> 
         expected[v, v] = sum(weight for *_, weight in graph.edges(v, data="weight", default=1))
     torch.testing.assert_close(D.to_dense(), expected)
     torch.testing.assert_close(degrees(A), expected.diag())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "weights"),
+    [(torch.bool, [1, 1, 1]), (torch.uint8, [150, 150]), (torch.float16, [2048, 1]), (torch.bfloat16, [256, 1])],
+)
+@pytest.mark.parametrize("layout", [torch.Tensor.clone, sparse], ids=["dense", "sparse"])
+def test_degrees_do_not_overflow_narrow_types(dtype: torch.dtype, weights: list[int], layout: Callable[[Tensor], Tensor]) -> None:
+    """A degree may be larger than the type of A can hold: three booleans make 3, and 150 + 150 in eight bits 300."""
+    A = torch.zeros(3, 3)
+    A[0, : len(weights)] = torch.tensor(weights)
+    A = layout(A.to(dtype))
+    assert degrees(A).tolist() == [sum(weights), 0, 0]
+    assert degree_matrix(A).to_dense()[0, 0] == sum(weights)
 
 
 # -- 3.1.b, 3.1.c: powers count walks ---------------------------------------------------------------------------------------
@@ -215,7 +256,7 @@ def test_walks_are_not_paths(graph: nx.Graph) -> None:
     squared = count_walks(adjacency_matrix(graph), 2)
     u = next(iter(graph.edges))[0]
     assert squared[u, u] == graph.degree(u) > 0
-    assert list(nx.all_simple_paths(graph, u, u, cutoff=2)) in ([], [[u]])
+    assert [path for path in nx.all_simple_paths(graph, u, u, cutoff=2) if len(path) == 3] == []
 
 
 @given(graph=simple_graphs(), n=st.integers(0, 8))
@@ -289,6 +330,22 @@ def test_relabelling_conjugates_the_matrix(graph: nx.Graph, n: int, data: st.Dat
     assert count_walks((renumbered != 0).int(), n).tolist() == count_walks(edges, n)[np.ix_(order, order)].tolist()
 
 
+def test_long_walks_are_enumerated_too() -> None:
+    """A single walk of 3,000 edges leads round a one-way triangle, and lengths may be numpy's numbers."""
+    triangle = nx.DiGraph([(0, 1), (1, 2), (2, 0)])
+    (walk,) = walks(triangle, 0, 0, np.int64(3000))
+    assert walk == (0, 1, 2) * 1000 + (0,)
+    assert count_walks(matrix_of(triangle), np.int64(3000))[0, 0] == 1
+
+
+def test_an_edge_of_weight_3_is_three_ways_to_go() -> None:
+    """A weight of 3 counts as three parallel edges; the enumeration, which looks at no weights, goes along it once."""
+    edge = nx.DiGraph()
+    edge.add_edge(0, 1, weight=3)
+    assert count_walks(adjacency_matrix(edge), 1)[0, 1] == 3
+    assert list(walks(edge, 0, 1, 1)) == [(0, 1)]
+
+
 @given(seed=seeds, dtype=st.sampled_from([torch.int64, torch.float32, torch.bool]), layout=st.booleans())
 def test_whole_numbers_of_any_type_are_counted(seed: int, dtype: torch.dtype, layout: bool) -> None:
     """Entries may be integers, booleans or whole floating-point numbers, dense or sparse, of torch or of numpy."""
@@ -318,6 +375,7 @@ def test_whole_numbers_of_any_type_are_counted(seed: int, dtype: torch.dtype, la
         (torch.tensor([[0], [1]]), {"weights": torch.ones(2)}, r"weights are \(2,\): expected one per edge, \(1,\)"),
         (torch.tensor([[0], [1]]), {"nodelist": [0]}, r"misses 1 node\(s\) of the graph: 1"),
         (torch.tensor([[0], [1]]), {"nodelist": [0, 1, "a"]}, "nodelist names 'a'"),
+        (nx.path_graph(2).edges(data=True), {}, r"the edge \(0, 1, {}\) has {} for a weight: expected a number; .* give G itself"),
     ],
 )
 def test_a_graph_that_cannot_be_read_is_refused(graph: Any, arguments: dict[str, Any], complaint: str) -> None:
@@ -332,7 +390,10 @@ def test_a_dense_matrix_too_large_is_refused_with_advice() -> None:
     edge = torch.tensor([[0], [100_000 - 1]])
     with pytest.raises(ValueError, match=r"100,000 nodes takes 37\.3 GiB \(limit 10,000 nodes\): give sparse=True"):
         adjacency_matrix(edge)
-    assert adjacency_matrix(edge, sparse=True).shape == (100_000, 100_000)
+    A = adjacency_matrix(edge, sparse=True)
+    assert A.shape == (100_000, 100_000)
+    with pytest.raises(ValueError, match=r"74\.5 GiB .*: count the walks of a part of the graph"):
+        count_walks(A, 2)
 
 
 @pytest.mark.parametrize("weight", [float("nan"), float("inf"), -1.0])
@@ -350,6 +411,27 @@ def test_a_matrix_that_is_not_square_is_refused(shape: tuple[int, ...]) -> None:
     for refuses in (degrees, degree_matrix, lambda A: count_walks(A, 1)):
         with pytest.raises(ValueError, match=r"A is \(2.*\): expected \(N, N\)"):
             refuses(torch.ones(shape))
+
+
+def test_other_layouts_are_refused_with_advice() -> None:
+    """A transposed CSR tensor, which torch stores by columns, and a COO tensor are refused: flip the edges instead."""
+    index = torch.tensor([[0, 0], [1, 2]])
+    A = adjacency_matrix(index, sparse=True)
+    for other in (A.transpose(0, 1), A.to_dense().to_sparse_coo()):
+        for refuses in (degrees, lambda A: mean_aggregate(A, torch.ones(3, 1)), lambda A: count_walks(A, 1)):
+            with pytest.raises(ValueError, match=r"layout torch\.sparse_c.*adjacency_matrix\(index\.flip\(0\), sparse=True\)"):
+                refuses(other)
+    assert torch.equal(adjacency_matrix(index.flip(0), sparse=True).to_dense(), A.to_dense().T)
+
+
+@pytest.mark.parametrize("graph", [[[0, 1], [1, 0]], np.eye(2), nx.path_graph(2)], ids=lambda graph: type(graph).__name__)
+def test_what_is_no_tensor_is_refused(graph: Any) -> None:
+    """A list, a numpy array or a graph in place of A is refused; walks are counted on numpy arrays, too."""
+    with pytest.raises(TypeError, match=f"A is a {type(graph).__name__}: expected a tensor .* adjacency_matrix"):
+        degrees(graph)
+    if not isinstance(graph, np.ndarray):
+        with pytest.raises(TypeError, match="expected a tensor"):
+            count_walks(graph, 1)
 
 
 @pytest.mark.parametrize("entry", [0.5, -1.0, float("nan"), float("inf")])
@@ -442,10 +524,18 @@ def test_graphs_of_every_kind_are_drawn(name: str, is_one: Callable[[nx.Graph], 
 def test_the_three_graphs_are_drawn(record: Callable[..., None]) -> None:
     """The writeup shows the three graphs above their matrices."""
     drawn = {"star": nx.Graph(SPOKES), "wheel": nx.Graph(SPOKES + RIM), "cycle": cycle()}
-    svg = to_svg(graphs_with_matrices(drawn, [STAR, WHEEL, CYCLE]), "the-three-graphs")
+    svg = to_svg(graphs_with_matrices(drawn), "the-three-graphs")
     assert svg.count(">1</text>") == sum(row.count(1) for row in STAR + WHEEL + CYCLE) + 3 * 3  # nodes, row and column called 1
     caption = "A star with hub 1, the wheel with the same hub, and a cycle of six nodes; below each its adjacency matrix."
     record("figure", id="the-three-graphs", caption=caption, svg=svg)
+
+
+def test_any_graph_can_be_drawn() -> None:
+    """A complete graph has no single hub, so that its nodes stand apart; a graph without edges is drawn, too."""
+    figure = graphs_with_matrices({"complete": nx.complete_graph(3), "no edges": nx.empty_graph(2), "one node": nx.empty_graph(1)})
+    for ax, size in zip(figure.axes, (3, 2, 1), strict=False):
+        assert len({text.get_position() for text in ax.texts}) == size
+    to_svg(figure, "any-graph")
 
 
 def test_the_walks_on_the_cycle_are_drawn(record: Callable[..., None]) -> None:

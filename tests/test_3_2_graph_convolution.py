@@ -17,7 +17,14 @@ from torch.autograd.functional import jacobian
 
 from tests.controls import graphs as controls
 from tests.strategies import Layer, adjacencies, directed_graphs, features, layers, matrix_of, seeds, simple_graphs, sparse, tangle
-from vp.graphs import graph_convolution, graph_convolution_by_messages, graph_convolution_by_node, message_passing
+from vp.graphs import (
+    adjacency_matrix,
+    graph_convolution,
+    graph_convolution_by_messages,
+    graph_convolution_by_node,
+    max_aggregate,
+    message_passing,
+)
 
 FORMS = [graph_convolution, graph_convolution_by_node, graph_convolution_by_messages]
 
@@ -79,6 +86,22 @@ def test_without_edges_a_layer_is_a_linear_layer_at_each_node(example: Layer) ->
         torch.testing.assert_close(form(torch.zeros(len(H), len(H)), H, W, B), alone)
 
 
+@pytest.mark.states("3.2.a")
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
+@given(example=layers(min_nodes=1))
+def test_w_multiplies_the_neighbours_and_b_the_node_itself(form: Callable[..., Tensor], example: Layer) -> None:
+    """W multiplies the sum over the neighbours, B h_v is added, and sigma applied last: sigma(W m_v + B h_v)."""
+    A, H, W, B = example
+    rows = A.to_dense().tolist()
+    nothing = torch.zeros(H.shape[1], dtype=H.dtype)
+    means = [sum((a / sum(row) * h for a, h in zip(row, H, strict=True) if a), start=nothing) for row in rows]
+    from_neighbours, from_itself = torch.stack([W @ m for m in means]), torch.stack([B @ h for h in H])
+    torch.testing.assert_close(form(A, H, W, 0 * B, lambda x: x), from_neighbours)
+    torch.testing.assert_close(form(A, H, 0 * W, B, lambda x: x), from_itself)
+    torch.testing.assert_close(form(A, H, W, B, torch.tanh), (from_neighbours + from_itself).tanh())
+
+
+@pytest.mark.states("3.2.a")
 @given(A=adjacencies(), B=adjacencies(), seed=seeds)
 def test_the_structure_is_seen_through_the_mean_only(A: Tensor, B: Tensor, seed: int) -> None:
     """The graph is seen through the mean only: where all features are equal, so are the outputs of all nodes with neighbours."""
@@ -124,6 +147,21 @@ def test_a_directed_node_reads_what_it_points_at() -> None:
     for form in FORMS:
         expected = torch.stack([H[1], torch.zeros(2, dtype=torch.float64)])
         torch.testing.assert_close(form(A, H, identity, 0 * identity, lambda x: x), expected)
+
+
+def test_an_edge_of_weight_0_is_no_edge() -> None:
+    """A weight 0, though a sparse matrix stores it, makes no neighbour: neither for the mean nor for the maximum or messages."""
+    stored = adjacency_matrix([(0, 1, 0.0), (0, 2, 1.0), (1, 0, 2.0), (1, 0, -2.0)], sparse=True, dtype=torch.float64)
+    assert (stored.values() == 0).sum() == 2
+    _, H, W, B = tangled_layer()
+    without = torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    H = H[:3] - 5  # a stranger with zeros would be the maximum
+    for form in FORMS:
+        torch.testing.assert_close(form(stored, H, W, B), form(without, H, W, B))
+    for aggregate in ("sum", "mean", "max"):
+        passed = message_passing(stored, H, lambda v, u: u, lambda H, received: received, aggregate)
+        torch.testing.assert_close(passed, without @ H)
+    torch.testing.assert_close(max_aggregate(stored, H), without @ H)
 
 
 # -- 3.2.b: message passing -------------------------------------------------------------------------------------------------
@@ -276,6 +314,25 @@ def test_shapes_that_do_not_fit_are_refused(form: Callable[..., Tensor], shapes:
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
+def test_weights_of_another_precision_are_refused(form: Callable[..., Tensor]) -> None:
+    """W and B of another dtype than H are refused with the three named."""
+    A, H, W, B = tangled_layer()
+    with pytest.raises(
+        ValueError, match=r"W is of torch\.float32, B of torch\.float64 and H of torch\.float64: expected one dtype"
+    ):
+        form(A, H, W.float(), B)
+
+
+def test_the_form_by_node_refuses_large_sparse_graphs() -> None:
+    """The form by node, which needs a dense A, refuses 100,000 nodes and names the form that does not."""
+    A = adjacency_matrix(torch.tensor([[0], [100_000 - 1]]), sparse=True)
+    example = A, torch.ones(100_000, 1), torch.ones(1, 1), torch.ones(1, 1)
+    with pytest.raises(ValueError, match=r"100,000 nodes takes 37\.3 GiB .*: give it to graph_convolution"):
+        graph_convolution_by_node(*example)
+    assert graph_convolution(*example)[0] == 2
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
 @pytest.mark.parametrize("weight", [float("nan"), -1.0])
 def test_a_mean_needs_weights(form: Callable[..., Tensor], weight: float) -> None:
     """NaN or negative weights are refused: there is no degree to divide by."""
@@ -305,8 +362,6 @@ def test_messages_that_do_not_fit_are_refused() -> None:
         controls.own_term_outside,
         controls.activation_forgotten,
         controls.degree_of_the_neighbour,
-        controls.degree_with_self_loop,
-        controls.self_loops_added,
         controls.symmetric_normalisation,
         controls.sum_in_place_of_mean,
         controls.against_the_edges,

@@ -37,6 +37,7 @@ def test_the_matrix_form_multiplies_weights_from_the_right(example: Layer) -> No
     torch.testing.assert_close(graph_convolution(example.A, H, W, B, identity), expected)
 
 
+@pytest.mark.states("3.3.a", corrects="W^(l) D^-1 A H^(l)")
 @given(example=layers(min_nodes=1))
 def test_the_printed_product_does_not_fit(example: Layer) -> None:
     """The printed product W D^-1 A H has no meaning unless the number of nodes is the width of H."""
@@ -112,14 +113,18 @@ def test_a_matrix_changed_between_forward_and_backward_is_an_error() -> None:
         total.backward()
 
 
-@pytest.mark.parametrize("dtype", [torch.int64, torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "dtype", [torch.bool, torch.uint8, torch.int64, torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str
+)
 @given(example=layers())
 def test_the_features_decide_the_precision(dtype: torch.dtype, example: Layer) -> None:
-    """A may hold integers or numbers of another precision: the output has the precision of H."""
-    whole = example.A.to_dense().ceil()
-    expected = graph_convolution(whole, *example[1:])
+    """A may hold integers, booleans or numbers of another precision: the output has the precision of H."""
+    whole = example.A.to_dense().ceil().to(dtype)
+    has_neighbours = (whole != 0).any(1)
+    expected = graph_convolution(whole.double(), *example[1:])
     for layout in (torch.Tensor.clone, sparse):
-        torch.testing.assert_close(graph_convolution(layout(whole.to(dtype)), *example[1:]), expected)
+        torch.testing.assert_close(graph_convolution(layout(whole), *example[1:]), expected)
+        torch.testing.assert_close(mean_matrix(layout(whole)).to_dense().sum(1).double(), has_neighbours.double())
 
 
 # -- 3.3.b: the mean --------------------------------------------------------------------------------------------------------
@@ -226,10 +231,29 @@ def assert_is_the_maximum(aggregate: Aggregate, A: Tensor, H: Tensor) -> None:
     torch.testing.assert_close(aggregate(A, H), expected)
 
 
+@pytest.mark.states("3.3.c", corrects="The aggregation function must be applicable uniformly across all nodes and their neighbours")
+@given(example=layers(), seed=seeds)
+def test_linear_aggregations_have_a_matrix_uniform_or_not(example: Layer, seed: int) -> None:
+    """What it takes is linearity, not uniformity: a sum with other weights at each node has a matrix, the maximum has none."""
+    A, H = example.A.to_dense(), example.H
+    own = features(seed, *A.shape) * (A != 0)
+    nothing = H.new_zeros(H.shape[1])
+    by_node = [sum((own[v, u] * H[u] for u in range(len(A)) if A[v, u]), start=nothing) for v in range(len(A))]
+    torch.testing.assert_close(sum_aggregate(own, H), torch.stack(by_node) if by_node else H)
+    assert_is_the_maximum(max_aggregate, A, H)  # one rule for all nodes, yet
+    assert breaks_additivity(torch.ones(2, 2), torch.eye(2), torch.eye(2).flip(0))
+
+
 @given(example=layers())
 def test_the_maximum_is_taken_over_the_neighbours_only(example: Layer) -> None:
     """The maximum ranges over neighbours only, be they all negative, and an isolated node has zeros."""
     assert_is_the_maximum(max_aggregate, example.A, example.H)
+
+
+def test_nan_has_no_maximum() -> None:
+    """NaN among the features is refused, not passed over."""
+    with pytest.raises(ValueError, match="H has NaN: there is no maximum"):
+        max_aggregate(torch.ones(2, 2), torch.tensor([[1.0], [float("nan")]]))
 
 
 @pytest.mark.parametrize("layout", [torch.Tensor.clone, sparse], ids=["dense", "sparse"])

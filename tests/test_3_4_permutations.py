@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import networkx as nx
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.controls import graphs as controls
-from tests.strategies import Layer, features, layers, matrix_of, permutations, seeds, sparse, tangle
+from tests.strategies import Layer, directed_graphs, features, layers, matrix_of, permutations, seeds, simple_graphs, sparse, tangle
 from vp.graphs import (
+    adjacency_matrix,
     graph_convolution,
     graph_convolution_by_messages,
     graph_convolution_by_node,
@@ -73,7 +75,7 @@ def flat(A: Tensor, H: Tensor) -> Tensor:
     return torch.cat([A.to_dense(), H], dim=1).flatten()
 
 
-def feed_forward(nodes: int, width: int, seed: int) -> nn.Module:
+def feed_forward(nodes: int, width: int, seed: int) -> nn.Sequential:
     """A network with one hidden layer on [A | H] of graphs of one size."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -81,12 +83,13 @@ def feed_forward(nodes: int, width: int, seed: int) -> nn.Module:
 
 
 @pytest.mark.states("3.4")
-@given(example=layers())
+@given(example=layers(min_nodes=1))
 def test_the_input_of_a_feed_forward_network_grows_quadratically(example: Layer) -> None:
-    """First argument: [A | H] has N^2 + N d entries, so a million people with 100 features each need 1,000,100,000,000 inputs."""
+    """First argument: [A | H] has N^2 + N d entries, as many as the network has inputs: 10^12 for a million people."""
     N, d = example.H.shape
-    assert flat(example.A, example.H).numel() == N**2 + N * d
-    assert 1_000_000**2 + 1_000_000 * 100 == 1_000_100_000_000
+    assert feed_forward(N, d, seed=0)[0].in_features == len(flat(example.A, example.H)) == N**2 + N * d
+    doubled = flat(torch.block_diag(*[example.A.to_dense()] * 2), example.H.repeat(2, 1))
+    assert len(doubled) == 4 * N**2 + 2 * N * d, "twice the nodes, four times the matrix"
 
 
 @pytest.mark.states("3.4", corrects="the adjacency matrix would be flattened …, and thus the structural information would be lost")
@@ -147,9 +150,20 @@ def test_pooled_outputs_are_permutation_invariant(layer: GraphLayer, example: La
     torch.testing.assert_close(moved.amax(0), output.amax(0))
 
 
+@pytest.mark.states("3.4")
+@given(graph=st.one_of(simple_graphs(max_nodes=4), directed_graphs(max_nodes=4)))
+def test_a_graph_has_many_adjacency_matrices(graph: nx.Graph) -> None:
+    """The same graph has a matrix for each numbering: N! of them, divided by the number of its symmetries."""
+    orders = list(itertools.permutations(graph))
+    matrices = {tuple(adjacency_matrix(graph, order).flatten().tolist()) for order in orders}
+    symmetries = sum(1 for _ in nx.isomorphism.vf2pp_all_isomorphisms(graph, graph)) if len(graph) else 1
+    assert len(matrices) * symmetries == len(orders)
+
+
+@pytest.mark.states("3.4", corrects="different representations of the same graph should yield the different predictions")
 @given(example=layers(), data=st.data())
 def test_isomorphic_graphs_get_the_same_output(example: Layer, data: st.DataObject) -> None:
-    """Two numberings of the same graph, which networkx calls isomorphic, get the same pooled output."""
+    """Two numberings of the same graph, which networkx calls isomorphic, should yield, and do, the SAME pooled output."""
     A = (example.A.to_dense() + example.A.to_dense().T > 0).double().fill_diagonal_(0)
     moved = renumbered(A, data.draw(permutations(len(A))))
     assert nx.is_isomorphic(nx.from_numpy_array(A.numpy()), nx.from_numpy_array(moved.numpy()))

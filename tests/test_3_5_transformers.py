@@ -15,8 +15,8 @@ from torch.autograd import gradcheck
 from torch.nn.functional import scaled_dot_product_attention
 
 from tests.controls import graphs as controls
-from tests.strategies import directed_graphs, features, matrix_of, permutations, seeds, tangle, widths
-from vp.graphs import adjacency_matrix, attention_graph, attention_matrix, mean_aggregate, message_passing, self_attention
+from tests.strategies import directed_graphs, features, matrix_of, permutations, seeds, sparse, tangle, widths
+from vp.graphs import attention_graph, attention_matrix, mean_aggregate, message_passing, self_attention
 from vp.writeup.figures import to_svg
 from vp.writeup.graph_figures import attention_graphs
 
@@ -153,7 +153,15 @@ def test_the_attention_graph_has_the_attention_matrix_as_its_adjacency(mask: Ten
     graph = attention_graph(attention, words)
     assert list(graph) == words
     assert graph.number_of_edges() == int((attention > 0).sum())
-    assert torch.equal(adjacency_matrix(graph, dtype=torch.float64), attention)
+    assert nx.to_numpy_array(graph).tolist() == attention.tolist()
+
+
+def test_attention_that_learns_can_be_drawn() -> None:
+    """An attention matrix with a gradient is drawn without a warning, and in compressed sparse rows, too."""
+    attention = attention_matrix(*features(0, 2, 3, 2).requires_grad_())
+    graph = attention_graph(attention)
+    assert nx.to_numpy_array(graph).tolist() == attention.tolist()
+    assert nx.utils.graphs_equal(attention_graph(sparse(attention.detach())), graph)
 
 
 def test_gradients_of_masked_attention_are_finite_and_right() -> None:

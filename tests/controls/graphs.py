@@ -130,18 +130,8 @@ def degree_of_the_neighbour(A: Tensor, H: Tensor, W: Tensor, B: Tensor, activati
     return activation(mean_by_the_neighbours_degree(A, H) @ W.T + H @ B.T)
 
 
-def degree_with_self_loop(A: Tensor, H: Tensor, W: Tensor, B: Tensor, activation: Activation) -> Tensor:
-    """(D + I)^-1 A: test_a_layer_divides_by_the_degree_of_the_receiving_node."""
-    return activation(mean_with_one_more_in_the_degree(A, H) @ W.T + H @ B.T)
-
-
-def self_loops_added(A: Tensor, H: Tensor, W: Tensor, B: Tensor, activation: Activation) -> Tensor:
-    """A + I, as other networks have it: test_a_layer_divides_by_the_degree_of_the_receiving_node."""
-    return activation(mean_with_the_node_itself(A, H) @ W.T + H @ B.T)
-
-
 def symmetric_normalisation(A: Tensor, H: Tensor, W: Tensor, B: Tensor, activation: Activation) -> Tensor:
-    """D^-1/2 A D^-1/2 of Kipf and Welling: test_a_layer_divides_by_the_degree_of_the_receiving_node."""
+    """D^-1/2 A D^-1/2, as Kipf and Welling have it of A + I: test_a_layer_divides_by_the_degree_of_the_receiving_node."""
     root = A.sum(1).clamp(min=1e-300).rsqrt()
     return activation(root[:, None] * A * root @ H @ W.T + H @ B.T)
 

@@ -13,7 +13,7 @@ import networkx as nx
 import torch
 from torch import Tensor
 
-from vp.graphs.adjacency import check_square, degrees
+from vp.graphs.adjacency import check_square, degrees, edges_of
 from vp.graphs.aggregation import sum_aggregate
 
 
@@ -52,7 +52,8 @@ def attention_graph(A: Tensor, nodelist: Sequence[Hashable] | None = None) -> nx
     that are no weights, a nodelist of another length or with repetitions.
     """
     check_square(A)
-    sums = degrees(A.detach())
+    A = A.detach()
+    sums = degrees(A)
     if not (torch.isclose(sums, torch.ones_like(sums), atol=1e-4) | (sums == 0)).all():
         raise ValueError(
             f"rows of A sum to {sums.min():.4g} to {sums.max():.4g}: rows of an attention matrix sum to one, or are zero"
@@ -64,5 +65,6 @@ def attention_graph(A: Tensor, nodelist: Sequence[Hashable] | None = None) -> nx
         )
     graph: nx.DiGraph[Any] = nx.DiGraph()
     graph.add_nodes_from(names)
-    graph.add_weighted_edges_from((names[v], names[u], float(A[v, u])) for v, u in A.nonzero().tolist())
+    edges = zip(*(column.tolist() for column in edges_of(A)), strict=True)
+    graph.add_weighted_edges_from((names[v], names[u], weight) for v, u, weight in edges)
     return graph

@@ -1,6 +1,6 @@
 """The graph convolution of report 3.2 and 3.3 in three forms that give the same numbers; message passing, of which it is a case.
 
-One layer, by node (Kipf and Welling 2017; with a weight of its own for the node itself, Hamilton et al. 2017, "GraphSAGE"):
+One layer, by node:
 
     h'_v = sigma( W sum_{u in N(v)} A[v, u] h_u / deg(v) + B h_v )
 
@@ -9,6 +9,10 @@ and in matrix form, rows of H being nodes:
     H' = sigma( D^-1 A H W^T + H B^T )
 
 A (N, N) dense or CSR, H (N, d_in), W and B (d_out, d_in), H' (N, d_out). A node without neighbours keeps only B h_v.
+
+This is GraphSAGE's layer with the mean (Hamilton et al. 2017, algorithm 1, before its scaling to length one): their one weight on
+[h_v, mean] is [B, W]. Kipf and Welling (2017), who named graph convolutional networks, differ: one weight for a node and its
+neighbours, A + I for A, and a symmetric normalisation, sigma( D~^-1/2 (A + I) D~^-1/2 H W^T ) with D~ = D + I.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from vp.graphs.adjacency import degrees, edges_of
+from vp.graphs.adjacency import check_dense, degrees, edges_of
 from vp.graphs.aggregation import check_features, gather, mean_aggregate
 
 Activation = Callable[[Tensor], Tensor]
@@ -31,8 +35,13 @@ def graph_convolution(A: Tensor, H: Tensor, W: Tensor, B: Tensor, activation: Ac
 
 
 def graph_convolution_by_node(A: Tensor, H: Tensor, W: Tensor, B: Tensor, activation: Activation = torch.relu) -> Tensor:
-    """h'_v = sigma(W sum_{u in N(v)} A[v, u] h_u / deg(v) + B h_v), one node after the other: the report's formula (3.2.a)."""
+    """h'_v = sigma(W sum_{u in N(v)} A[v, u] h_u / deg(v) + B h_v), one node after the other: the report's formula (3.2.a).
+
+    ValueError: shapes that do not fit, or a CSR A of more than DENSE_NODES nodes.
+    """
     _check_layer(A, H, W, B)
+    if A.layout == torch.sparse_csr:
+        check_dense(len(A), A.dtype.itemsize, "give it to graph_convolution")
     degree = degrees(A).to(H.dtype)
     A = A.to_dense().to(H.dtype)
     embeddings = []
@@ -89,3 +98,5 @@ def _check_layer(A: Tensor, H: Tensor, W: Tensor, B: Tensor) -> None:
     width = H.shape[1]
     if W.ndim != 2 or W.shape[1] != width or W.shape != B.shape:
         raise ValueError(f"W is {tuple(W.shape)} and B {tuple(B.shape)}: expected both (d_out, {width}) for H {tuple(H.shape)}")
+    if not W.dtype == B.dtype == H.dtype:
+        raise ValueError(f"W is of {W.dtype}, B of {B.dtype} and H of {H.dtype}: expected one dtype, for instance H.to(W.dtype)")

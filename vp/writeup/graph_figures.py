@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 Matrix = Sequence[Sequence[float]]
 
 
-def graphs_with_matrices(graphs: Mapping[str, nx.Graph[Any]], matrices: Sequence[Matrix]) -> Figure:
-    """Each graph above its adjacency matrix; a node joined to all others is drawn in the middle."""
+def graphs_with_matrices(graphs: Mapping[str, nx.Graph[Any]]) -> Figure:
+    """Each graph above its adjacency matrix; the hub, if one node alone is joined to all others, is drawn in the middle."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(2.3 * len(graphs), 4.4), layout="constrained")
         axes = figure.subplots(2, len(graphs), squeeze=False)
-        for top, bottom, (title, graph), matrix in zip(*axes, graphs.items(), matrices, strict=True):
+        for top, bottom, (title, graph) in zip(*axes, graphs.items(), strict=True):
             top.set_title(title)
             _draw_graph(top, graph, [1.0] * graph.number_of_edges())
-            _draw_matrix(bottom, matrix, [str(node) for node in graph])
+            _draw_matrix(bottom, nx.to_numpy_array(graph).tolist(), [str(node) for node in graph])
     return figure
 
 
@@ -54,8 +54,9 @@ def attention_graphs(graphs: Mapping[str, nx.DiGraph[Any]]) -> Figure:
 
 
 def _draw_graph(ax: Axes, graph: nx.Graph[Any], line_widths: Sequence[float]) -> None:
-    hubs = [node for node in graph if not graph.is_directed() and len(set(graph[node])) == len(graph) - 1]
-    places = nx.circular_layout(graph.subgraph([node for node in graph if node not in hubs])) | {hub: (0.0, 0.0) for hub in hubs}
+    hubs = [node for node in graph if not graph.is_directed() and len({*graph[node]} - {node}) == len(graph) - 1]
+    hub = hubs if len(hubs) == 1 else []
+    places = nx.circular_layout(graph.subgraph(set(graph) - {*hub})) | dict.fromkeys(hub, (0.0, 0.0))
     drawing: dict[str, Any] = {"ax": ax, "width": line_widths, "node_size": 420 if graph.is_directed() else 260}
     if graph.is_directed():
         drawing |= {"edge_color": BAR, "alpha": 0.75, "connectionstyle": "arc3,rad=0.12", "arrowsize": 9}
@@ -65,14 +66,13 @@ def _draw_graph(ax: Axes, graph: nx.Graph[Any], line_widths: Sequence[float]) ->
     for node, (x, y) in places.items():
         ring = {"boxstyle": "round,pad=0.35", "facecolor": to_rgba(BAR_TOP, 0.9), "edgecolor": "none"}
         ax.text(x, y, str(node), ha="center", va="center", color="white", bbox=ring, zorder=3)
-    ax.margins(0.2)
-    ax.set_aspect("equal")
+    ax.set(xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), aspect="equal")  # nodes lie on the unit circle; without edges nothing else says so
     ax.set_axis_off()
 
 
 def _draw_matrix(ax: Axes, matrix: Matrix, names: Sequence[str], decimals: int = 0) -> None:
     """Numbers on squares, the darker the larger; rows and columns are named on the left and above."""
-    largest = max(max(row) for row in matrix)
+    largest = max(max(row) for row in matrix) or 1
     for v, row in enumerate(matrix):
         for u, value in enumerate(row):
             ax.add_patch(mpl.patches.Rectangle((u, v), 1, 1, facecolor=to_rgba(BAR, 0.55 * value / largest), edgecolor="none"))
