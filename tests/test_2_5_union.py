@@ -10,7 +10,7 @@ import torch
 from tests.controls import union as controls
 from tests.strategies import pixels
 from vp.data import ImageSet, load_images, union
-from vp.experiments import SCALES, find_run, runs
+from vp.experiments import SCALES, Result, find_run, runs
 from vp.performing import perform, restore_model
 from vp.runtime import VpError
 
@@ -80,23 +80,25 @@ def test_a_missing_checkpoint_is_an_error() -> None:
         perform(find_run("padding-10-on-110", "mini"))
 
 
-def test_the_checkpoint_of_another_run_is_an_error() -> None:
+@pytest.fixture(scope="module")
+def other_result() -> Result:
+    """A result of some other run."""
+    return perform(replace(find_run("zero-shot-10-test", "mini"), name="other"), device="cpu")
+
+
+def test_the_checkpoint_of_another_run_is_an_error(other_result: Result) -> None:
     """Weights of another run are refused by name."""
     run = find_run("padding-10-on-110", "mini")
-    trained = perform(replace(find_run("zero-shot-10-test", "mini"), name="zero-shot"), device="cpu")
-    with pytest.raises(
-        ValueError, match="takes the weights of 'padding-10', trained at mini, mini10, mini-clip; given those of 'zero-shot'"
-    ):
-        restore_model(run, trained, ("a",))
+    with pytest.raises(ValueError, match="weights of 'padding-10', trained at mini, mini10, mini-clip; given those of 'other'"):
+        restore_model(run, other_result, ("a",))
 
 
 @pytest.mark.parametrize("field", ["scale", "dataset", "backbone"])
-def test_a_checkpoint_of_another_scale_dataset_or_backbone_is_an_error(field: str) -> None:
+def test_a_checkpoint_of_another_scale_dataset_or_backbone_is_an_error(field: str, other_result: Result) -> None:
     """Weights trained at another scale, on another dataset or around another backbone are refused, whatever the run's name."""
     run = find_run("padding-10-on-110", "mini")
-    source = perform(replace(find_run("zero-shot-10-test", "mini"), name="padding-10"), device="cpu")
     with pytest.raises(ValueError, match="something else"):
-        restore_model(run, replace(source, **{field: "something else"}), ("a",))
+        restore_model(run, replace(other_result, run="padding-10", **{field: "something else"}), ("a",))
 
 
 # -- table 6 ---------------------------------------------------------------------------------------------------------------

@@ -944,7 +944,7 @@ def test_pictures_of_several_sizes_ask_for_a_size(tmp_path: Path) -> None:
     """Pictures of different sizes are an error until a size is given; then each becomes a square."""
     fill(tmp_path, "boat/1.png", side=8)
     fill(tmp_path, "leaf/2.png", side=6)
-    with pytest.raises(VpError, match=r"have 2 sizes, e.g. \[\(6, 6\), \(8, 8\)\]: give a size"):
+    with pytest.raises(VpError, match=r"have 2 sizes, e.g. \[\(6, 6\), \(8, 8\)\]: bring them to one size"):
         load_class_folders(tmp_path, "mine", "test")
     assert load_class_folders(tmp_path, "mine", "test", size=5).pixels.shape == (2, 3, 5, 5)
 
