@@ -158,14 +158,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 def _not_run(item: pytest.Item, reason: str) -> dict[str, Any]:
     """A comparison that recorded nothing: its statement is NOT RUN, in the section that its file is named for."""
     named = SECTION_FILE.match(item.path.name)
-    return {
-        "kind": "statement",
-        "section": named.group(1).replace("_", ".") if named else "",
-        "sentence": _first_line(item.function),
-        "evidence": reason,
-        "verdict": "NOT RUN",
-        "corrects": None,
-    }
+    section = named.group(1).replace("_", ".") if named else ""
+    return _statement_entry(item, section, reason, "NOT RUN")
 
 
 def _first_line(function: Any) -> str:
@@ -177,13 +171,15 @@ def _statement(item: pytest.Item, stated: pytest.Mark, report: pytest.TestReport
     corrects = stated.kwargs.get("corrects")
     verdict = {"passed": "corrected" if corrects else "reproduced", "failed": "contradicted", "skipped": "NOT RUN"}[report.outcome]
     evidence = {"passed": "proved by", "failed": "refuted by", "skipped": "skipped:"}[report.outcome]
-    sentence = _first_line(item.function)
-    where = f"{evidence} {item.nodeid}"
+    return _statement_entry(item, stated.args[0], f"{evidence} {item.nodeid}", verdict, corrects)
+
+
+def _statement_entry(item: pytest.Item, section: str, evidence: str, verdict: str, corrects: str | None = None) -> dict[str, Any]:
     return {
         "kind": "statement",
-        "section": stated.args[0],
-        "sentence": sentence,
-        "evidence": where,
+        "section": section,
+        "sentence": _first_line(item.function),
+        "evidence": evidence,
         "verdict": verdict,
         "corrects": corrects,
     }

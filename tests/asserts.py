@@ -85,7 +85,7 @@ class Judge:
     def contrast(
         self, claim: str, section: str, weights: Sequence[tuple[float, Cells]], *, sentence: str = "", corrects: str = ""
     ) -> None:
-        """Is the weighted sum of accuracies above 0? A t-test over the images decides."""
+        """Is the weighted sum of accuracies above 0? A z-test over the images decides."""
         seeds = max(len(results) for _, cells in weights for results in cells)
         scores: dict[tuple[str, int], Tensor] = {}
         for weight, cells in weights:

@@ -37,10 +37,7 @@ def _backbone_fingerprint(name: str, device: torch.device) -> str:
     return _backbone(name, device).fingerprint
 
 
-Model = PromptedCLIP | FastDeepPromptedCLIP
-
-
-def build_model(run: Run, class_names: tuple[str, ...], device: torch.device | str = "cpu") -> Model:
+def build_model(run: Run, class_names: tuple[str, ...], device: torch.device | str = "cpu") -> PromptedCLIP:
     """The classifier of a Run, its prompt with random initial values."""
     clip = _backbone(run.backbone, torch.device(device))
     if isinstance(run.prompt, DeepTokens):
@@ -48,7 +45,7 @@ def build_model(run: Run, class_names: tuple[str, ...], device: torch.device | s
     return PromptedCLIP(clip, class_names, run.template, run.prompt.build(clip) if run.prompt else None).to(device)
 
 
-def restore_model(run: Run, trained: Result, class_names: tuple[str, ...], device: torch.device | str = "cpu") -> Model:
+def restore_model(run: Run, trained: Result, class_names: tuple[str, ...], device: torch.device | str = "cpu") -> PromptedCLIP:
     """The classifier of a Run with trained weights: its own Result's, or those of the run it takes its weights from.
 
     Raises ValueError for the Result of any other run, or for weights of another shape.
@@ -78,20 +75,20 @@ def _training_prefix(images: ImageSet, clip: FrozenCLIP, block: int, device: tor
     return _PREFIX[key]
 
 
-def _training_batches(model: Model, images: ImageSet, device: torch.device) -> Batches:
+def _training_batches(model: PromptedCLIP, images: ImageSet, device: torch.device) -> Batches:
     if isinstance(model, FastDeepPromptedCLIP):
         return _training_prefix(images, model.clip, model.prompt.block, device)
     return ImageBatches(images, model.clip.preprocess, device)
 
 
-def _test_batches(model: Model, images: ImageSet, device: torch.device, noise: GaussianNoise | None) -> Batches:
+def _test_batches(model: PromptedCLIP, images: ImageSet, device: torch.device, noise: GaussianNoise | None) -> Batches:
     batches = ImageBatches(images, model.clip.preprocess, device, noise)
     if isinstance(model, FastDeepPromptedCLIP):
         return PrefixBatches(batches, model.clip, model.prompt.block, keep=False)
     return batches
 
 
-def train(run: Run, model: Model, seed: int, device: torch.device, progress: bool = True) -> Fit:
+def train(run: Run, model: PromptedCLIP, seed: int, device: torch.device, progress: bool = True) -> Fit:
     """Train the prompt of `model` by the Run's recipe on a seeded split of the training images."""
     if run.recipe is None:
         raise ValueError(f"run {run.name!r} has no recipe: there is nothing to train")

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, normalize, scaled_dot_product_attention
 
 from vp.models.clip import DEFAULT_TEMPLATE, FrozenCLIP, cosine_logits
+from vp.prompts.prompted import PromptedCLIP
 from vp.runtime import VpError
 
 Position = Literal["front", "after_class", "back"]
@@ -112,19 +113,16 @@ class BatchScrambledDeepPrompt(DeepPrompt):
         return tokens[of_image][:, None].expand(-1, len(tokens), -1)
 
 
-class DeepPromptedCLIP(nn.Module):
+class DeepPromptedCLIP(PromptedCLIP):
     """A frozen CLIP whose own forward runs with the prompt's tokens in its sequence: preprocessed images to logits (B, K)."""
 
-    text_features: Tensor
+    prompt: DeepPrompt
 
     def __init__(
         self, clip: FrozenCLIP, class_names: Sequence[str], template: str = DEFAULT_TEMPLATE, *, prompt: DeepPrompt
     ) -> None:
-        super().__init__()
         prompt.check_fits(clip)
-        self.clip = clip
-        self.prompt = prompt
-        self.register_buffer("text_features", clip.class_features(class_names, template))
+        super().__init__(clip, class_names, template, prompt)
 
     @contextmanager
     def _tokens_in_place(self) -> Iterator[None]:

@@ -16,6 +16,7 @@ class PromptedCLIP(nn.Module):
     """
 
     text_features: Tensor
+    prompt: nn.Module
 
     def __init__(
         self, clip: FrozenCLIP, class_names: Sequence[str], template: str = DEFAULT_TEMPLATE, prompt: nn.Module | None = None

@@ -189,10 +189,10 @@ def render(entries: Iterable[Entry], runs: Mapping[str, Run], report: Mapping[st
 
 def _opening(judged: Sequence[Entry], about: Mapping[str, str]) -> str:
     counts = Counter(Verdict(entry["verdict"]) for entry in judged)
-    rows = "".join(
+    rows = [
         f"<tr><td>{_mark(verdict)}</td><td>{counts[verdict]}</td><td class='quiet'>{MEANING[verdict]}</td></tr>"
         for verdict in Verdict
-    )
+    ]
     ran = len(judged) - counts[Verdict.NOT_RUN]
     return (
         f"<p class='lead'>Of {len(judged)} numbers and statements of the report, {ran} were put to the test in this run: "
@@ -200,8 +200,8 @@ def _opening(judged: Sequence[Entry], about: Mapping[str, str]) -> str:
         f"{counts[Verdict.CONTRADICTED]} contradicted, {counts[Verdict.CORRECTED]} corrected; "
         f"{counts[Verdict.NOT_RUN]} not run.</p>"
         f"<p>{escape(about['scale'])}</p>"
-        f"<div class='wide'><table><caption>Verdicts of this run</caption><tr><th>Verdict</th><th>Count</th><th>Meaning</th></tr>"
-        f"{rows}</table></div><p class='quiet'>{escape(about['provenance'])}</p>"
+        + _html_table("Verdicts of this run", ("Verdict", "Count", "Meaning"), rows)
+        + f"<p class='quiet'>{escape(about['provenance'])}</p>"
     )
 
 
@@ -294,8 +294,7 @@ def _value_and_verdict(cell: Entry) -> str:
     if "value" not in cell:
         return f"{_mark(cell['verdict'])}<br><span class='quiet'>{escape(str(cell['reason']))}</span>"
     low, high = cell["interval"]
-    kind = str(cell["verdict"]).lower().replace(" ", "-")
-    mark = f"<span class='verdict {kind}' title='{escape(str(cell['verdict']))}'></span>"
+    mark = f"<span class='verdict {_style_of(cell['verdict'])}' title='{escape(str(cell['verdict']))}'></span>"
     return f"<span id='{escape(cell['run'])}'>{mark}{cell['value']:.2f} <span class='quiet'>({low:.1f} to {high:.1f})</span></span>"
 
 
@@ -333,4 +332,9 @@ def _figure(figures: Mapping[str, Entry], key: str) -> str:
 
 
 def _mark(verdict: str) -> str:
-    return f"<span class='verdict {escape(str(verdict).lower().replace(' ', '-'))}'>{escape(str(verdict))}</span>"
+    return f"<span class='verdict {_style_of(verdict)}'>{escape(str(verdict))}</span>"
+
+
+def _style_of(verdict: str) -> str:
+    """The CSS class of a verdict: its words joined by hyphens."""
+    return escape(str(verdict).lower().replace(" ", "-"))
