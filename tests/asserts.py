@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from statistics import fmean
 
@@ -11,30 +13,54 @@ import torch
 from torch import Tensor
 
 from conftest import EXPECTATIONS
-from vp.evaluation import contrast_test, paired_test, wilson_interval
-from vp.expectations import Verdict, cell_verdict, load_expectations, load_known_failures, ordering_verdict
-from vp.experiments import Result
+from vp.claims import family_size, find_claim, load_claims
+from vp.evaluation import ContrastTest, PairedTest, contrast_test, paired_test, wilson_interval
+from vp.expectations import (
+    Expectation,
+    Verdict,
+    cell_verdict,
+    load_expectations,
+    load_known_failures,
+    load_unjudged,
+    ordering_verdict,
+)
+from vp.experiments import Result, find_run
+from vp.gaps import climb, in_words
+from vp.store import obtain
 
 Cells = Sequence[Sequence[Result]]  # one sequence of results (a seed each) for each matching cell
 
 
 class Judge:
-    """Judges the numbers and orderings of one test and records what the writeup shows of them."""
+    """Judges the numbers and orderings of one test, which decide the claims of its marker, and records what they come to."""
 
     def __init__(
-        self, scale: str, accept: bool, record: Callable[..., None], sentence: str, expectations: Path = EXPECTATIONS
+        self,
+        scale: str,
+        accept: bool,
+        record: Callable[..., None],
+        claims: Sequence[str],
+        *,
+        device: str = "auto",
+        expectations: Path = EXPECTATIONS,
     ) -> None:
-        self.scale, self.accept, self.record, self.sentence = scale, accept, record, sentence
+        self.scale, self.accept, self.record, self.own, self.device = scale, accept, record, claims, device
+        self.claims = load_claims(expectations)
         self.expectations = load_expectations(expectations, scale)
+        self.unjudged = load_unjudged(expectations, scale)
         self.known_failures = load_known_failures(expectations, scale)
 
     def cell(self, results: Sequence[Result]) -> None:
         """Fails when the mean top-1 over the seeds is not within the tolerance of the committed expectation."""
         name, seeds, total = results[0].run, [result.top1 for result in results], results[0].total
         expectation = self.expectations.get(name)
+        unjudged = next((reason for pattern, reason in self.unjudged.items() if fnmatchcase(name, pattern)), None)
         value = fmean(seeds)
         low, high = (100 * bound for bound in wilson_interval(round(value * total / 100), total))
         verdict = Verdict.NOT_RUN if expectation is None else cell_verdict(value, expectation)
+        missed = expectation is not None and verdict is Verdict.CONTRADICTED and not self.accept
+        why = None if expectation else f"measured, but not judged: {unjudged or 'no expectation is committed for this run'}"
+        gap = self._explain(results[0], expectation) if missed and expectation else None
         self.record(
             "cell",
             run=name,
@@ -46,31 +72,31 @@ class Judge:
             provenance=results[0].provenance,
             expected=expectation.value if expectation else None,
             tolerance=expectation.tolerance if expectation else None,
-            reason=None if expectation else "measured, but no expectation is committed for this run",
+            reason=why or gap,
         )
         if self.accept:
             pytest.fail(f"{name}: {value:.2f} accepted as the expectation; run again without --accept to be judged by it")
-        if expectation is None:
-            if self.scale == "full":
-                return  # neither the report nor a replication gives a value: shown, not judged
-            pytest.fail(f"{name}: {value:.2f} measured, but no expectation is committed; run with --accept --seeds 3")
-        if verdict is Verdict.CONTRADICTED:
+        if expectation is None and not unjudged:
+            pytest.fail(
+                f"{name}: {value:.2f} measured, but no expectation is committed; run with --accept --seeds 3 at mini scale, "
+                "or give the reason in expectations/unjudged.toml"
+            )
+        if expectation and missed:
             pytest.fail(
                 f"{name}: top-1 {value:.2f}% (95% interval {low:.2f} to {high:.2f}), expected {expectation.value:.2f} "
-                f"+- {expectation.tolerance:.2f} ({expectation.reason})"
+                f"+- {expectation.tolerance:.2f} ({expectation.reason}). {gap}"
             )
 
-    def ordering(
-        self,
-        claim: str,
-        section: str,
-        first: Cells,
-        second: Cells,
-        *,
-        or_equal: bool = False,
-        sentence: str = "",
-        corrects: str = "",
-    ) -> None:
+    def _explain(self, result: Result, expectation: Expectation) -> str:
+        """Which setting closes the gap. An accident on the way is told in its place: it must not hide the failure itself."""
+        run = find_run(result.run, self.scale)
+        try:
+            source = obtain(find_run(run.weights_from, self.scale), result.seed, device=self.device) if run.weights_from else None
+            return in_words(climb(run, source or (result if run.recipe else None), expectation, self.device))
+        except Exception as error:
+            return f"The gap could not be explained: {type(error).__name__}: {error}."
+
+    def ordering(self, first: Cells, second: Cells, *, or_equal: bool = False, claim: str = "") -> None:
         """Is `first` better than `second` over all matching cells? A paired test over the images decides."""
         seeds = max(len(results) for results in (*first, *second))
         test = paired_test(*(torch.cat(list(_by_dataset(cells, seeds).values()), dim=1) for cells in (first, second)))
@@ -80,11 +106,9 @@ class Judge:
             f"{_names(first)}: {100 * test.mean_difference:+.2f} points against {_names(second)}{ahead}; {test.first_better} "
             f"images better, {test.second_better} worse, {_p(test.p_value)}"
         )
-        self.conclude(claim, section, sentence or self.sentence, evidence, ordering_verdict(test, or_equal), corrects)
+        self.decide(test, evidence, or_equal=or_equal, claim=claim)
 
-    def contrast(
-        self, claim: str, section: str, weights: Sequence[tuple[float, Cells]], *, sentence: str = "", corrects: str = ""
-    ) -> None:
+    def contrast(self, weights: Sequence[tuple[float, Cells]], *, claim: str = "") -> None:
         """Is the weighted sum of accuracies above 0? A z-test over the images decides."""
         seeds = max(len(results) for _, cells in weights for results in cells)
         scores: dict[tuple[str, int], Tensor] = {}
@@ -92,23 +116,41 @@ class Judge:
             for images, correct in _by_dataset(cells, seeds).items():
                 scores[images] = scores.get(images, torch.zeros(images[1])) + weight * correct.float().mean(0)
         test = contrast_test(*scores.values())
-        evidence = f"difference of differences {100 * test.mean_difference:+.2f} points, {_p(test.p_value)}"
-        self.conclude(claim, section, sentence or self.sentence, evidence, ordering_verdict(test), corrects)
+        terms = " ".join(f"{weight:+g} x {_names(cells)}" for weight, cells in weights)
+        self.decide(test, f"{terms}: {100 * test.mean_difference:+.2f} points, {_p(test.p_value)}", claim=claim)
 
-    def conclude(self, claim: str, section: str, sentence: str, evidence: str, verdict: Verdict, corrects: str = "") -> None:
-        """Records a statement with its verdict; fails when it is contradicted, unless that is a known failure (which is strict)."""
-        known = self.known_failures.get(claim)
-        if known and verdict is Verdict.CONTRADICTED:
-            evidence += f". Known: {known}"
-        if corrects and verdict is Verdict.REPRODUCED:
-            verdict = Verdict.CORRECTED
-        self.record(
-            "statement", section=section, sentence=sentence, evidence=evidence, verdict=str(verdict), corrects=corrects or None
-        )
+    def decide(self, test: PairedTest | ContrastTest, evidence: str, *, or_equal: bool = False, claim: str = "") -> None:
+        """Records an ordering; fails when it is contradicted even by Bonferroni's bound over the orderings of its family.
+
+        The verdict is given when all orderings of the family have arrived (vp.claims.judge_claims).
+        """
+        name = self._claim(claim)
+        family = self.claims[name].family
+        if not family:
+            raise ValueError(f"claim {name!r} is of kind {self.claims[name].kind}, but is decided as an ordering: see claims.toml")
+        bound = min(1.0, test.p_value * family_size(family, self.claims))
+        tests = {"paired": asdict(test) if isinstance(test, PairedTest) else None}
+        tests["contrast"] = asdict(test) if isinstance(test, ContrastTest) else None
+        self._conclude(name, evidence, ordering_verdict(replace(test, p_value=bound), or_equal), **tests, or_equal=or_equal)
+
+    def conclude(self, evidence: str, verdict: Verdict, *, claim: str = "") -> None:
+        """Records a verdict on a claim; fails when it is contradicted, unless that is a known failure (which is strict)."""
+        self._conclude(self._claim(claim), evidence, verdict, paired=None, contrast=None, or_equal=False)
+
+    def _claim(self, named: str) -> str:
+        """The claim meant: the one named, or the only one of the test's marker."""
+        if (named and named not in self.own) or (not named and len(self.own) != 1):
+            raise ValueError(f"the test is marked with claims {list(self.own)}, asked for {named!r}: name one of them")
+        return find_claim(named or self.own[0], self.claims).id
+
+    def _conclude(self, claim: str, evidence: str, verdict: Verdict, **others: object) -> None:
+        known = self.known_failures.get(claim, "")
+        self.record("judged", claim=claim, evidence=evidence, verdict=str(verdict), known_failure=known, **others)
         if known and verdict in (Verdict.REPRODUCED, Verdict.CORRECTED):
             pytest.fail(f"{claim} is listed as a known failure at scale {self.scale}, but is {verdict}: {evidence}")
         if not known and verdict is Verdict.CONTRADICTED:
-            pytest.fail(f"{claim}: {sentence} {evidence}")
+            one = self.claims[claim]
+            pytest.fail(f"{claim}: {one.corrected or one.sentence} {evidence}")
 
 
 def _by_dataset(cells: Cells, seeds: int) -> dict[tuple[str, int], Tensor]:

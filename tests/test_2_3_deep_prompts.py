@@ -16,7 +16,8 @@ from tests.strategies import pixels, seeds
 from vp.data import ImageSet, Preprocess
 from vp.evaluation import ImageBatches, PrefixBatches
 from vp.evaluation.batches import cache_bytes
-from vp.experiments import COLUMNS, SCALES, TOKEN_COUNTS, deep_name, runs
+from vp.expectations import Verdict
+from vp.experiments import SCALES, TOKEN_COUNTS, deep_name, runs
 from vp.models import FrozenCLIP, cosine_logits
 from vp.models.mini_clip import mini_tokenizer
 from vp.prompts import BatchScrambledDeepPrompt, DeepPrompt, DeepPromptedCLIP, FastDeepPromptedCLIP
@@ -73,18 +74,14 @@ def assert_position_does_not_matter(
     close(logits[0], logits[2])
 
 
-@pytest.mark.states(
-    "2.3",
-    corrects="Appending the prompts to the front of the sequence does seem to yield slightly better results than appending them to "
-    "the back of the sequence.",
-)
+@pytest.mark.claim("position-does-not-matter", "attention-reaches-every-position")
 @given(seed=seeds, n=counts, block=blocks, batch=batch_sizes)
 def test_the_position_of_the_prompt_does_not_matter(clip: FrozenCLIP, seed: int, n: int, block: int, batch: int) -> None:
     """With the class token as readout, prompts in front, after the class token or at the back give the same logits: a theorem."""
     assert_position_does_not_matter(clip, seed, n, block, batch)
 
 
-@pytest.mark.states("2.3")
+@pytest.mark.claim("readout-matters")
 @given(seed=seeds, n=st.integers(1, 4), block=blocks)
 def test_the_readout_does_matter(clip: FrozenCLIP, seed: int, n: int, block: int) -> None:
     """Reading the first token is another classifier than reading the class token once prompts stand in front."""
@@ -108,7 +105,7 @@ def test_both_readouts_agree_while_the_class_token_comes_first(clip: FrozenCLIP,
 # -- what a deep prompt is -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.states("2.3")
+@pytest.mark.claim("deep-parameters")
 @given(n=st.sampled_from([1, 4, 8]), block=st.sampled_from([0, 6, 11]))
 def test_deep_prompts_of_vit_b_32_have_768_n_parameters(n: int, block: int) -> None:
     """n deep prompts of ViT-B/32 have 768 n parameters."""
@@ -151,7 +148,7 @@ def assert_lengths(model: DeepPromptedCLIP, n: int, block: int) -> None:
     assert lengths_seen(model, images_from(0, 2)) == [LENGTH] * block + [LENGTH + n] * (BLOCKS - block)
 
 
-@pytest.mark.states("2.3")
+@pytest.mark.claim("tokens-join-the-sequence")
 @given(prompt=deep_prompts())
 def test_the_sequence_has_n_more_tokens_from_block_k_on(clip: FrozenCLIP, prompt: DeepPrompt) -> None:
     """The sequence has L tokens before block k and L + n from block k on."""
@@ -175,7 +172,7 @@ def assert_prompt_alone_learns(model: DeepPromptedCLIP, seed: int) -> None:
     assert all(p.grad is None for name, p in model.named_parameters() if not name.startswith("prompt."))
 
 
-@pytest.mark.states("2.3")
+@pytest.mark.claim("only-the-tokens-learn")
 @given(prompt=deep_prompts(least=1), seed=seeds)
 def test_the_prompt_and_nothing_else_gets_a_gradient(clip: FrozenCLIP, prompt: DeepPrompt, seed: int) -> None:
     """Every token of the prompt gets a gradient, and no parameter of the backbone does."""
@@ -189,7 +186,7 @@ def assert_images_are_independent(model: DeepPromptedCLIP, seed: int) -> None:
     close(together, torch.cat([model(image[None]) for image in images]))
 
 
-@pytest.mark.states("2.3")
+@pytest.mark.claim("place-in-the-batch-does-not-matter")
 @given(prompt=deep_prompts(), seed=seeds)
 def test_an_images_logits_do_not_depend_on_its_place_in_the_batch(clip: FrozenCLIP, prompt: DeepPrompt, seed: int) -> None:
     """An image's logits do not depend on the other images or on its place in the batch."""
@@ -401,33 +398,32 @@ def cells(results, scale: str):
     return get
 
 
+@pytest.mark.claim("early-beats-late-{column}")
 @pytest.mark.reproduces
 @pytest.mark.parametrize("column", ["front", "back"])
 def test_early_injection_beats_late(column: str, cells, judge) -> None:
     """Injecting prompts at early layers yields higher classification performance across the board than at later layers."""
-    sentence = f"{judge.sentence} ({COLUMNS[column][1]}-token readout)"
-    judge.ordering(
-        f"early-beats-late-{column}", "2.3", cells("first", None, column), cells("last", None, column), sentence=sentence
-    )
+    judge.ordering(cells("first", None, column), cells("last", None, column))
 
 
+@pytest.mark.claim("middle-closer-to-first-{column}")
 @pytest.mark.reproduces
 @pytest.mark.parametrize("column", ["front", "back"])
 def test_the_step_from_first_to_middle_is_smaller_than_from_middle_to_last(column: str, cells, judge) -> None:
     """The difference between injecting at layer 0 and 6 is less pronounced than between layer 6 and 11."""
     weights = [(2.0, cells("middle", None, column)), (-1.0, cells("first", None, column)), (-1.0, cells("last", None, column))]
-    sentence = f"{judge.sentence} ({COLUMNS[column][1]}-token readout)"
-    judge.contrast(f"middle-closer-to-first-{column}", "2.3", weights, sentence=sentence)
+    judge.contrast(weights)
 
 
+@pytest.mark.claim("more-prompts-help-{column}")
 @pytest.mark.reproduces
 @pytest.mark.parametrize("column", ["front", "back"])
 def test_more_prompts_help(column: str, cells, judge) -> None:
     """Increasing the number of prompts generally correlates well with an increase in classification accuracy."""
-    sentence = f"{judge.sentence} ({COLUMNS[column][1]}-token readout, 8 against 1)"
-    judge.ordering(f"more-prompts-help-{column}", "2.3", cells(None, 8, column), cells(None, 1, column), sentence=sentence)
+    judge.ordering(cells(None, 8, column), cells(None, 1, column))
 
 
+@pytest.mark.claim("more-prompts-help-most-early-{column}")
 @pytest.mark.reproduces
 @pytest.mark.parametrize("column", ["front", "back"])
 def test_more_prompts_help_most_at_early_and_middle_layers_of_the_100_class_set(column: str, cells, judge) -> None:
@@ -441,48 +437,37 @@ def test_more_prompts_help_most_at_early_and_middle_layers_of_the_100_class_set(
         (-1.0, cells("last", 8, column, hundred)),
         (1.0, cells("last", 1, column, hundred)),
     ]
-    sentence = f"{judge.sentence} ({COLUMNS[column][1]}-token readout)"
-    judge.contrast(f"more-prompts-help-most-early-{column}", "2.3", weights, sentence=sentence)
+    judge.contrast(weights)
 
 
+@pytest.mark.claim("class-readout-beats-first-{which}")
 @pytest.mark.reproduces
 @pytest.mark.parametrize("which", ["first", "middle", "last"])
 def test_reading_the_class_token_beats_reading_the_first(which: str, cells, judge) -> None:
     """With prompts in front, reading the class token gives a higher accuracy than reading the first token, a prompt."""
-    judge.ordering(
-        f"class-readout-beats-first-{which}",
-        "2.3",
-        cells(which, None, "back"),
-        cells(which, None, "front"),
-        sentence=f"{judge.sentence} ({which} block)",
-        corrects="Appending the prompts to the front of the sequence does seem to yield slightly better results than appending "
-        "them to the back of the sequence. (The position makes no difference; the columns differ in the readout.)",
-    )
+    judge.ordering(cells(which, None, "back"), cells(which, None, "front"))
 
 
+@pytest.mark.claim("scrambling-loses-{which}")
 @pytest.mark.reproduces
 @pytest.mark.parametrize("which", ["first", "middle", "last"])
 def test_scrambling_loses_what_more_tokens_gain(which: str, cells, judge) -> None:
     """With 4 and 8 tokens a batch-scrambled prompt is worse than the correct one, as the report's back column is."""
     correct, scrambled = (cells(which, 4, column) + cells(which, 8, column) for column in ("back", "scrambled"))
-    judge.ordering(f"scrambling-loses-{which}", "2.3", correct, scrambled, sentence=f"{judge.sentence} ({which} block)")
+    judge.ordering(correct, scrambled)
 
 
+@pytest.mark.claim("scrambled-falls-with-n-{which}")
 @pytest.mark.reproduces
 @pytest.mark.parametrize("which", ["first", "middle", "last"])
 def test_scrambled_accuracy_falls_as_tokens_are_added(which: str, cells, judge) -> None:
     """A batch-scrambled prompt of 8 tokens is worse than one of 1 token, as in the report's back column."""
-    judge.ordering(
-        f"scrambled-falls-with-n-{which}",
-        "2.3",
-        cells(which, 1, "scrambled"),
-        cells(which, 8, "scrambled"),
-        sentence=f"{judge.sentence} ({which} block)",
-    )
+    judge.ordering(cells(which, 1, "scrambled"), cells(which, 8, "scrambled"))
 
 
+@pytest.mark.claim("one-scrambled-token-is-correct")
 @pytest.mark.reproduces
-def test_one_scrambled_token_is_the_correct_prompt(cells, record, request: pytest.FixtureRequest) -> None:
+def test_one_scrambled_token_is_the_correct_prompt(cells, judge) -> None:
     """With one token the scrambled prompt is the correct one: the same images are right, as the report's n = 1 columns agree."""
     pairs = [
         (a.correct_images, b.correct_images)
@@ -490,22 +475,15 @@ def test_one_scrambled_token_is_the_correct_prompt(cells, record, request: pytes
         for a, b in zip(one, other, strict=True)
     ]
     differing = sum(int((a != b).sum()) for a, b in pairs) / sum(len(a) for a, _ in pairs)
-    verdict = "reproduced" if differing < 0.02 else "contradicted"  # rounding may part two trainings of the same prompt
-    sentence = request.function.__doc__
-    record(
-        "statement",
-        section="2.3",
-        sentence=sentence,
-        evidence=f"{differing:.2%} of the images differ over the cells with n = 1",
-        verdict=verdict,
-    )
-    assert differing < 0.02
+    verdict = Verdict.REPRODUCED if differing < 0.02 else Verdict.CONTRADICTED  # rounding may part two trainings of a prompt
+    judge.conclude(f"{differing:.2%} of the images differ over the cells with n = 1", verdict)
 
 
 def mean_validation(cell) -> float:
     return sum(result.validation_top1 for result in cell) / len(cell)
 
 
+@pytest.mark.claim("deep-beats-visual-{classes}")
 @pytest.mark.reproduces
 @pytest.mark.parametrize("classes", ["10", "100"])
 def test_table_4_deep_beats_visual(classes: str, results, cells, judge, record) -> None:
@@ -528,25 +506,28 @@ def test_table_4_deep_beats_visual(classes: str, results, cells, judge, record) 
             ]
         ],
     )
-    judge.ordering(f"deep-beats-visual-{classes}", "2.3", [best[0]], [best[1]])
+    judge.ordering([best[0]], [best[1]])
 
 
+@pytest.mark.claim("deep-beats-baseline-{classes}")
 @pytest.mark.reproduces
 @pytest.mark.parametrize("classes", ["10", "100"])
 def test_table_4_deep_beats_the_baseline(classes: str, results, cells, judge) -> None:
     """The best performing deep prompt is a considerable improvement over the baseline."""
     readout = cells(None, None, "back", (classes,)) + cells(None, None, "front", (classes,))
     best = max(readout, key=mean_validation)
-    judge.ordering(f"deep-beats-baseline-{classes}", "2.3", [best], [results(f"zero-shot-{classes}-test")])
+    judge.ordering([best], [results(f"zero-shot-{classes}-test")])
 
 
 @pytest.mark.reproduces
-def test_longer_training_does_not_mend_the_late_first_token_readout(results, judge, scale: str) -> None:
+@pytest.mark.parametrize(
+    "what",
+    [
+        pytest.param("long", marks=pytest.mark.claim("class-readout-beats-long-training")),
+        pytest.param("wide", marks=pytest.mark.claim("class-readout-beats-more-tokens")),
+    ],
+)
+def test_longer_training_does_not_mend_the_late_first_token_readout(what: str, results, judge, scale: str) -> None:
     """Neither ten times the training nor three times the tokens lets the first token, read at the last block, catch up."""
     last = SCALES[scale].blocks[-1]
-    plain, tried = (
-        results(deep_name("100", last, 8, "back")),
-        [results(f"deep-100-block{last}-{what}") for what in ("long", "wide")],
-    )
-    for cell in tried:
-        judge.ordering(f"class-readout-beats-{cell[0].run}", "2.3", [plain], [cell], sentence=f"{judge.sentence} ({cell[0].run})")
+    judge.ordering([results(deep_name("100", last, 8, "back"))], [results(f"deep-100-block{last}-{what}")])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -30,7 +32,7 @@ def assert_has_std(noise, std: float) -> None:
     assert (correlation - torch.eye(3)).abs().max() < 5 / (count / 3) ** 0.5
 
 
-@pytest.mark.states("2.4")
+@pytest.mark.claim("noise-is-gaussian")
 @given(std=stds, seed=st.integers(0, 1000))
 def test_the_noise_is_gaussian_with_the_std_given(std: float, seed: int) -> None:
     """Noise has mean 0 and the given standard deviation in every image, independently for each pixel and channel."""
@@ -53,7 +55,7 @@ def assert_same_for_every_model(noise) -> None:
     torch.testing.assert_close(noise(other, indices) - other, together - images, atol=1e-5, rtol=0)
 
 
-@pytest.mark.states("2.4")
+@pytest.mark.claim("every-model-sees-the-same-noise")
 def test_every_model_sees_the_same_noise() -> None:
     """The noise of an image depends on the seed and the image only: not on the batch, the model or an earlier evaluation."""
     assert_same_for_every_model(GaussianNoise(0.1))
@@ -112,6 +114,19 @@ def test_wrong_noise_is_rejected(wrong, rule) -> None:
         rule(wrong)
 
 
+@pytest.mark.claim("noise-on-the-models-of-before")
+@pytest.mark.parametrize("scale_name", ["mini", "full"])
+def test_noise_is_put_on_the_models_of_before(scale_name: str) -> None:
+    """Noisy numbers are of the models tested before, with noise as the only change: the padding, the unflipped network."""
+    known = runs(scale_name)
+    for clean in (known["padding-100"], known["residual-100"]):
+        noisy = known[f"{clean.name}-noise"]
+        assert noisy.noise == GaussianNoise(0.1)
+        assert noisy.weights_from in (None, clean.name)
+        unchanged = replace(noisy, noise=None, recipe=clean.recipe, weights_from=clean.weights_from)
+        assert unchanged.canonical() == clean.canonical()
+
+
 # -- table 5 ---------------------------------------------------------------------------------------------------------------
 
 
@@ -128,31 +143,44 @@ def test_table_5_accuracy_under_noise(name: str, results, judge) -> None:
     judge.cell(results(name))
 
 
+@pytest.mark.claim("noise-lowers-padding")
 @pytest.mark.reproduces
 def test_noise_lowers_the_accuracy_of_prompted_clip(results, judge) -> None:
     """There is a clear drop in the accuracy of CLIP with a padding prompt under Gaussian noise."""
-    judge.ordering("noise-lowers-padding", "2.4", [results("padding-100")], [results("padding-100-noise")])
+    judge.ordering([results("padding-100")], [results("padding-100-noise")])
 
 
+@pytest.mark.claim("noise-lowers-residual")
+@pytest.mark.reproduces
+def test_noise_lowers_the_accuracy_of_the_residual_network(results, judge) -> None:
+    """There is a clear drop in the accuracy of the fine-tuned residual network under Gaussian noise."""
+    judge.ordering([results("residual-100")], [results("residual-100-noise")])
+
+
+@pytest.mark.claim("residual-more-than-halves")
+@pytest.mark.reproduces
+def test_noise_more_than_halves_the_accuracy_of_the_residual_network(results, judge) -> None:
+    """Half of the residual network's accuracy is more than it keeps under noise."""
+    judge.contrast([(0.5, [results("residual-100")]), (-1.0, [results("residual-100-noise")])])
+
+
+@pytest.mark.claim("clip-more-robust-than-residual")
 @pytest.mark.reproduces
 def test_clip_is_more_robust_than_the_residual_network(results, judge) -> None:
     """CLIP seems much more robust to the noise than the fine-tuned residual network."""
     names = [(-1.0, "padding-100"), (1.0, "padding-100-noise"), (1.0, "residual-100"), (-1.0, "residual-100-noise")]
-    judge.contrast("clip-more-robust-than-residual", "2.4", [(weight, [results(name)]) for weight, name in names])
+    judge.contrast([(weight, [results(name)]) for weight, name in names])
 
 
+@pytest.mark.claim("padding-loses-more-to-noise")
 @pytest.mark.reproduces
 def test_the_prompt_does_not_make_clip_more_robust(results, judge) -> None:
     """The padding prompt loses more accuracy to the noise than zero-shot CLIP does: the prompt is not what makes CLIP robust."""
     names = [(1.0, "padding-100"), (-1.0, "padding-100-noise"), (-1.0, "zero-shot-100-test"), (1.0, "zero-shot-100-noise")]
-    judge.contrast(
-        "padding-loses-more-to-noise",
-        "2.4",
-        [(weight, [results(name)]) for weight, name in names],
-        corrects="CLIP's visual prompts perhaps allow it to learn more robust features that are more invariant to noise.",
-    )
+    judge.contrast([(weight, [results(name)]) for weight, name in names])
 
 
+@pytest.mark.claim("accuracy-falls-with-noise")
 @pytest.mark.reproduces
 def test_figure_of_accuracy_against_noise(results, record) -> None:
     """Accuracy of prompted and zero-shot CLIP falls as the noise grows from std 0 to 0.5."""

@@ -31,7 +31,7 @@ def assert_pools(join) -> None:
         assert both.class_names[both.labels[i]] == source.class_names[source.labels[j]]
 
 
-@pytest.mark.states("2.5")
+@pytest.mark.claim("union-of-both-sets")
 def test_the_union_keeps_every_image_with_its_own_class_name() -> None:
     """The union of two sets has all images of both, and each keeps its class name: labels of the second are shifted."""
     assert_pools(union)
@@ -44,11 +44,13 @@ def test_wrong_unions_are_rejected(wrong) -> None:
         assert_pools(wrong)
 
 
-@pytest.mark.states("2.5")
+@pytest.mark.claim("union-has-110-classes")
 def test_the_miniature_union_has_110_classes() -> None:
-    """The union of the 10-class and the 100-class set has 110 classes and the test images of both."""
+    """The union of the 10-class and the 100-class set has 110 classes, under a tenth of them the first set's."""
     both = load_images("mini10+mini100", "test")
     assert len(both.class_names) == len(set(both.class_names)) == 110
+    seen_by_10, seen_by_100 = (len(load_images(name, "test").class_names) / 110 for name in ("mini10", "mini100"))
+    assert seen_by_10 < 0.1 < 0.5 < seen_by_100
     assert len(both) == len(load_images("mini10", "test")) + len(load_images("mini100", "test"))
 
 
@@ -124,27 +126,23 @@ def test_table_6_accuracy_on_110_classes(name: str, results, judge, record, scal
         )
 
 
+@pytest.mark.claim("padding-100-better-on-110")
 @pytest.mark.reproduces
 def test_the_prompt_of_the_100_class_set_is_better_on_110(results, judge) -> None:
     """The prompt trained on the 100-class set performs better on the 110 classes than the prompt trained on the 10-class set."""
-    judge.ordering("padding-100-better-on-110", "2.5", [results("padding-100-on-110")], [results("padding-10-on-110")])
+    judge.ordering([results("padding-100-on-110")], [results("padding-10-on-110")])
 
 
+@pytest.mark.claim("padding-10-beats-zero-shot-on-110")
 @pytest.mark.reproduces
 def test_the_10_class_padding_still_beats_zero_shot_on_110(results, judge) -> None:
     """Having seen under a tenth of the classes, the prompt of the 10-class set is no worse than zero-shot CLIP on all 110."""
     padding, baseline = results("padding-10-on-110"), results("zero-shot-on-110")
-    judge.ordering("padding-10-beats-zero-shot-on-110", "2.5", [padding], [baseline], or_equal=True)
+    judge.ordering([padding], [baseline], or_equal=True)
 
 
+@pytest.mark.claim("padding-10-worse-than-patch-on-110")
 @pytest.mark.reproduces
 def test_the_10_class_padding_is_worse_than_a_single_pixel(results, judge) -> None:
     """On 110 classes the padding prompt of the 10-class set is worse than its one-pixel patch."""
-    judge.ordering(
-        "padding-10-worse-than-patch-on-110",
-        "2.5",
-        [results("fixed-patch-10-on-110")],
-        [results("padding-10-on-110")],
-        corrects="The model trained on CIFAR-10 is able to achieve 67.705%, which is quite impressive, and shows the power of the "
-        "learned visual prompts.",
-    )
+    judge.ordering([results("fixed-patch-10-on-110")], [results("padding-10-on-110")])

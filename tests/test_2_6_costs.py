@@ -59,20 +59,20 @@ def trained(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-@pytest.mark.states("2.6")
+@pytest.mark.claim("zero-shot-stores-nothing")
 def test_zero_shot_stores_nothing(kept_bytes: dict[str, int]) -> None:
     """Zero-shot classification trains nothing and stores nothing for a backward pass."""
     assert kept_bytes["zero-shot"] == 0
 
 
-@pytest.mark.states("2.6")
+@pytest.mark.claim("less-compute")
 def test_a_linear_probe_stores_only_its_features_and_logits(kept_bytes: dict[str, int]) -> None:
     """A linear probe stores its input features and the softmax of its logits, and nothing of the network."""
     features, log_softmax, small = BATCH * 64 * 4, BATCH * CLASSES * 4, 64
     assert features < kept_bytes["linear probe"] <= features + log_softmax + small
 
 
-@pytest.mark.states("2.6")
+@pytest.mark.claim("prompting-stores-more", "less-compute")
 def test_prompting_stores_more_than_linear_probing(kept_bytes: dict[str, int]) -> None:
     """Prompting needs more memory than linear probing: it stores the activations of every block after the prompt."""
     prompts = [name for name in kept_bytes if "px" in name or "tokens" in name]
@@ -81,20 +81,20 @@ def test_prompting_stores_more_than_linear_probing(kept_bytes: dict[str, int]) -
         assert kept_bytes[name] > 100 * kept_bytes["linear probe"]
 
 
-@pytest.mark.states("2.6")
+@pytest.mark.claim("later-blocks-store-less")
 def test_the_later_the_block_the_less_is_stored(kept_bytes: dict[str, int]) -> None:
     """The later deep prompts are put in, the less is stored: blocks before them need no backward pass."""
     first, middle, last = (kept_bytes[f"8 tokens before block {block}"] for block in (0, 6, 11))
     assert first > 1.7 * middle > 1.7 * 4 * last
 
 
-@pytest.mark.states("2.6")
+@pytest.mark.claim("fine-tuning-stores-most")
 def test_full_fine_tuning_stores_most(kept_bytes: dict[str, int]) -> None:
     """Full fine-tuning stores more than any visual prompt on the same sequence, for weights need their inputs as well."""
     assert kept_bytes["full fine-tuning"] > max(kept_bytes["padding, 6 px"], kept_bytes["fixed patch, 1 px"])
 
 
-@pytest.mark.states("2.6", corrects="Parameter Optimization Efficiency (as an advantage of prompting over linear probing)")
+@pytest.mark.claim("parameter-efficiency")
 def test_parameter_efficiency_holds_for_patch_and_deep_prompts_only() -> None:
     """On ViT-B/32 with 100 classes, patch and deep prompts train fewer parameters than a linear probe; padding of 30 px more."""
     probe = trained(nn.Linear(512, 100))

@@ -78,23 +78,19 @@ def cycle() -> nx.Graph:
 # -- 3.1.a: the matrix of a graph ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.states(
-    "3.1.a",
-    corrects="[[0, 1, 1, 1, 1, 1, 1], [1, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0], "
-    "[1, 0, 0, 0, 0], [1, 0, 0, 0, 0], [1, 0, 0, 0, 0], [1, 0, 0, 0, 0]]",
-)
+@pytest.mark.claim("star-matrix")
 def test_the_first_graph_is_a_star() -> None:
     """The first graph, a star with hub 1 and leaves 2 to 7, has ones in the hub's row and column and nowhere else."""
     assert adjacency_matrix(nx.Graph(SPOKES)).tolist() == STAR
 
 
-@pytest.mark.states("3.1.a")
+@pytest.mark.claim("wheel-matrix")
 def test_the_second_graph_is_a_wheel() -> None:
     """The second graph, a wheel with hub 1 and rim 2 to 7, has the matrix printed: the star's, and a cycle on the rim."""
     assert adjacency_matrix(nx.Graph(SPOKES + RIM)).tolist() == WHEEL
 
 
-@pytest.mark.states("3.1.a")
+@pytest.mark.claim("cycle-matrix")
 def test_the_third_graph_is_a_cycle() -> None:
     """The third graph, a cycle of six nodes, has the matrix printed."""
     assert adjacency_matrix(cycle()).tolist() == CYCLE
@@ -211,7 +207,7 @@ def test_degrees_do_not_overflow_narrow_types(dtype: torch.dtype, weights: list[
 # -- 3.1.b, 3.1.c: powers count walks ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.states("3.1.b", corrects="[[201010], [02010], [102010], [102010], [010201], [101020], [0101020]")
+@pytest.mark.claim("square-of-the-cycle")
 def test_the_square_of_the_cycle() -> None:
     """The square of the cycle's matrix has 2 on the diagonal (there and back, both ways) and 1 between nodes two steps apart."""
     assert count_walks(adjacency_matrix(cycle()), 2).tolist() == CYCLE_SQUARED
@@ -230,7 +226,7 @@ def assert_counts_walks(count: Callable[..., Any], graph: nx.Graph, n: int) -> N
     assert counted.tolist() == expected.tolist()
 
 
-@pytest.mark.states("3.1.c", corrects="(A^n)_uv representing the number of paths of length n from node u to node v in the graph")
+@pytest.mark.claim("powers-count-walks")
 @given(graph=st.one_of(simple_graphs(max_nodes=4), directed_graphs(max_nodes=4), multigraphs(max_nodes=4)), n=st.integers(0, 4))
 def test_powers_count_walks(graph: nx.Graph, n: int) -> None:
     """(A^n)_uv is the number of walks of n edges from u to v: nodes may repeat."""
@@ -249,7 +245,7 @@ def test_walks_are_enumerated_one_by_one(graph: nx.Graph, n: int) -> None:
             assert all(graph.has_edge(a, b) for a, b in pairwise(walk))
 
 
-@pytest.mark.states("3.1.c", corrects="(A^2)_uv represents the number of paths of length 2 from node u to node v")
+@pytest.mark.claim("square-counts-walks")
 @given(graph=simple_graphs(min_nodes=2).filter(lambda graph: graph.number_of_edges() > 0))
 def test_walks_are_not_paths(graph: nx.Graph) -> None:
     """At the end of any edge (A^2)_uu > 0, yet no path of length 2 leads from u to u: the walk goes there and back."""

@@ -68,7 +68,7 @@ def assert_is_the_reports_layer(layer: Callable[..., Tensor], example: Layer) ->
     torch.testing.assert_close(result, torch.tensor(expected, dtype=torch.float64).reshape(len(A), len(W)))
 
 
-@pytest.mark.states("3.2.a", corrects="weighted by the inverse degree of each neighbour node")
+@pytest.mark.claim("weighted-by-the-receiver")
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
 @given(example=layers())
 def test_a_layer_divides_by_the_degree_of_the_receiving_node(form: Callable[..., Tensor], example: Layer) -> None:
@@ -76,7 +76,7 @@ def test_a_layer_divides_by_the_degree_of_the_receiving_node(form: Callable[...,
     assert_is_the_reports_layer(form, example)
 
 
-@pytest.mark.states("3.2.a")
+@pytest.mark.claim("structure-in-the-sum")
 @given(example=layers())
 def test_without_edges_a_layer_is_a_linear_layer_at_each_node(example: Layer) -> None:
     """Without the sum there is no structure: on a graph without edges the layer is sigma(B h_v), node by node."""
@@ -86,7 +86,7 @@ def test_without_edges_a_layer_is_a_linear_layer_at_each_node(example: Layer) ->
         torch.testing.assert_close(form(torch.zeros(len(H), len(H)), H, W, B), alone)
 
 
-@pytest.mark.states("3.2.a")
+@pytest.mark.claim("weights-of-a-layer")
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
 @given(example=layers(min_nodes=1))
 def test_w_multiplies_the_neighbours_and_b_the_node_itself(form: Callable[..., Tensor], example: Layer) -> None:
@@ -101,7 +101,7 @@ def test_w_multiplies_the_neighbours_and_b_the_node_itself(form: Callable[..., T
     torch.testing.assert_close(form(A, H, W, B, torch.tanh), (from_neighbours + from_itself).tanh())
 
 
-@pytest.mark.states("3.2.a")
+@pytest.mark.claim("structure-through-the-mean")
 @given(A=adjacencies(), B=adjacencies(), seed=seeds)
 def test_the_structure_is_seen_through_the_mean_only(A: Tensor, B: Tensor, seed: int) -> None:
     """The graph is seen through the mean only: where all features are equal, so are the outputs of all nodes with neighbours."""
@@ -167,7 +167,7 @@ def test_an_edge_of_weight_0_is_no_edge() -> None:
 # -- 3.2.b: message passing -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.states("3.2.b")
+@pytest.mark.claim("convolution-is-message-passing")
 @given(example=layers())
 def test_a_graph_convolution_is_message_passing(example: Layer) -> None:
     """A graph convolution is message passing with linear functions: message W h_u, mean, update sigma(m_v + B h_v)."""
@@ -215,7 +215,7 @@ def assert_passes_messages(passing: Callable[..., Tensor], example: Layer, aggre
     torch.testing.assert_close(passing(example.A, H, message, update, aggregate), update(H, received))
 
 
-@pytest.mark.states("3.2.b")
+@pytest.mark.claim("message-passing-is-flexible")
 @pytest.mark.parametrize("aggregate", ["sum", "mean", "max"])
 @given(example=layers())
 def test_message_and_update_functions_are_free(example: Layer, aggregate: str) -> None:
@@ -273,7 +273,7 @@ def assert_sees_the_ball(form: Callable[..., Tensor], graph: nx.Graph, depth: in
         assert torch.equal(reached(form, layout, depth), ball)
 
 
-@pytest.mark.states("3.2.b", corrects="we can propagate messages to nodes that are not immediate neighbours of a node")
+@pytest.mark.claim("receptive-field")
 @given(graph=st.one_of(simple_graphs(min_nodes=1), directed_graphs(min_nodes=1)), depth=st.integers(1, 3))
 def test_k_layers_see_exactly_the_k_hop_ball(graph: nx.Graph, depth: int) -> None:
     """A layer of either reaches immediate neighbours only; k layers see the nodes within k hops, every one and no others."""

@@ -26,7 +26,7 @@ def identity(x: Tensor) -> Tensor:
 # -- 3.3.a: the matrix form -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.states("3.3.a", corrects="H^(l+1) = σ(W^(l) D^-1 A H^(l) + B^(l) H^(l))")
+@pytest.mark.claim("matrix-form")
 @given(example=layers())
 def test_the_matrix_form_multiplies_weights_from_the_right(example: Layer) -> None:
     """With a node in each row of H, the layer is H' = sigma(D^-1 A H W^T + H B^T)."""
@@ -37,7 +37,7 @@ def test_the_matrix_form_multiplies_weights_from_the_right(example: Layer) -> No
     torch.testing.assert_close(graph_convolution(example.A, H, W, B, identity), expected)
 
 
-@pytest.mark.states("3.3.a", corrects="W^(l) D^-1 A H^(l)")
+@pytest.mark.claim("printed-product")
 @given(example=layers(min_nodes=1))
 def test_the_printed_product_does_not_fit(example: Layer) -> None:
     """The printed product W D^-1 A H has no meaning unless the number of nodes is the width of H."""
@@ -47,7 +47,7 @@ def test_the_printed_product_does_not_fit(example: Layer) -> None:
         W @ mean_aggregate(example.A, H)
 
 
-@pytest.mark.states("3.3.a")
+@pytest.mark.claim("three-forms-of-a-layer")
 @given(example=layers())
 def test_by_node_by_matrix_and_by_messages_are_one_layer(example: Layer) -> None:
     """Node by node, in matrix form and by messages, the layer gives the same numbers."""
@@ -141,7 +141,7 @@ def assert_is_the_mean(aggregate: Aggregate, A: Tensor, H: Tensor) -> None:
     torch.testing.assert_close(aggregate(A, H), expected)
 
 
-@pytest.mark.states("3.3.b")
+@pytest.mark.claim("mean-aggregation", "normalised-sum")
 @given(example=layers())
 def test_the_aggregate_is_the_mean_over_the_neighbours(example: Layer) -> None:
     """D^-1 A H is the mean: the sum of the embeddings of all neighbours, divided by their number (or weight)."""
@@ -170,7 +170,7 @@ def test_a_mean_lies_between_its_extremes(example: Layer) -> None:
 # -- 3.3.c: which aggregations are matrices ---------------------------------------------------------------------------------
 
 
-@pytest.mark.states("3.3.c")
+@pytest.mark.claim("mean-and-sum-have-a-matrix-form")
 @given(example=layers())
 def test_mean_and_sum_are_matrices(example: Layer) -> None:
     """The mean and the sum have a matrix form: they multiply H by D^-1 A and by A, whatever H is."""
@@ -204,7 +204,7 @@ def breaks_additivity(A: Tensor, first: Tensor, second: Tensor) -> bool:
     return False
 
 
-@pytest.mark.states("3.3.c", corrects="Max pooling … would require a different number of neighbours for each node")
+@pytest.mark.claim("not-all-have-a-matrix-form")
 def test_no_matrix_gives_the_maximum() -> None:
     """No matrix M(A) gives the maximum for all H: it is not additive, as a search finds max(H + K) other than max H + max K."""
     pairs = st.tuples(adjacencies(), seeds).map(lambda drawn: (drawn[0], *features(drawn[1], 2, len(drawn[0]), 1)))
@@ -213,7 +213,7 @@ def test_no_matrix_gives_the_maximum() -> None:
     assert not torch.allclose(max_aggregate(A, first + second), max_aggregate(A, first) + max_aggregate(A, second))
 
 
-@pytest.mark.states("3.3.c", corrects="a different number of terms in the sum for each node")
+@pytest.mark.claim("counts-are-not-the-reason")
 @given(seed=seeds)
 def test_the_maximum_is_no_matrix_even_where_all_degrees_are_equal(seed: int) -> None:
     """Numbers of neighbours are not the reason: on a cycle every node has two, and the maximum is no matrix there either."""
@@ -231,7 +231,7 @@ def assert_is_the_maximum(aggregate: Aggregate, A: Tensor, H: Tensor) -> None:
     torch.testing.assert_close(aggregate(A, H), expected)
 
 
-@pytest.mark.states("3.3.c", corrects="The aggregation function must be applicable uniformly across all nodes and their neighbours")
+@pytest.mark.claim("uniformity-is-not-the-reason")
 @given(example=layers(), seed=seeds)
 def test_linear_aggregations_have_a_matrix_uniform_or_not(example: Layer, seed: int) -> None:
     """What it takes is linearity, not uniformity: a sum with other weights at each node has a matrix, the maximum has none."""

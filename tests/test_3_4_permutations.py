@@ -82,7 +82,7 @@ def feed_forward(nodes: int, width: int, seed: int) -> nn.Sequential:
         return nn.Sequential(nn.Linear(nodes**2 + nodes * width, 8), nn.Tanh(), nn.Linear(8, 2)).double()
 
 
-@pytest.mark.states("3.4")
+@pytest.mark.claim("input-grows-quadratically")
 @given(example=layers(min_nodes=1))
 def test_the_input_of_a_feed_forward_network_grows_quadratically(example: Layer) -> None:
     """First argument: [A | H] has N^2 + N d entries, as many as the network has inputs: 10^12 for a million people."""
@@ -92,7 +92,7 @@ def test_the_input_of_a_feed_forward_network_grows_quadratically(example: Layer)
     assert len(doubled) == 4 * N**2 + 2 * N * d, "twice the nodes, four times the matrix"
 
 
-@pytest.mark.states("3.4", corrects="the adjacency matrix would be flattened …, and thus the structural information would be lost")
+@pytest.mark.claim("flattening-loses-nothing")
 @given(example=layers(min_nodes=1), seed=seeds)
 def test_flattening_loses_nothing_but_fixes_the_number_of_nodes(example: Layer, seed: int) -> None:
     """Second argument: flattening loses nothing, A and H can be read back, but the network fits graphs of one size N only."""
@@ -115,7 +115,7 @@ def test_the_same_weights_serve_graphs_of_any_size(example: Layer, more: Layer) 
     assert graph_convolution(more.A, H, example.W, example.B).shape == (len(more.A), len(example.W))
 
 
-@pytest.mark.states("3.4")
+@pytest.mark.claim("numbering-changes-the-output")
 def test_a_feed_forward_network_depends_on_the_numbering() -> None:
     """Third argument: a feed-forward network on [A | H] gives another output when the nodes are renumbered, as a search shows."""
 
@@ -138,7 +138,7 @@ def test_graph_layers_are_permutation_equivariant(layer: GraphLayer, example: La
     assert_equivariant(layer, example.A, example.H, data.draw(permutations(len(example.A))))
 
 
-@pytest.mark.states("3.4")
+@pytest.mark.claim("pooled-layers-are-invariant")
 @each_layer
 @given(example=layers(min_nodes=1), data=st.data())
 def test_pooled_outputs_are_permutation_invariant(layer: GraphLayer, example: Layer, data: st.DataObject) -> None:
@@ -150,7 +150,7 @@ def test_pooled_outputs_are_permutation_invariant(layer: GraphLayer, example: La
     torch.testing.assert_close(moved.amax(0), output.amax(0))
 
 
-@pytest.mark.states("3.4")
+@pytest.mark.claim("many-matrices-of-one-graph")
 @given(graph=st.one_of(simple_graphs(max_nodes=4), directed_graphs(max_nodes=4)))
 def test_a_graph_has_many_adjacency_matrices(graph: nx.Graph) -> None:
     """The same graph has a matrix for each numbering: N! of them, divided by the number of its symmetries."""
@@ -160,7 +160,7 @@ def test_a_graph_has_many_adjacency_matrices(graph: nx.Graph) -> None:
     assert len(matrices) * symmetries == len(orders)
 
 
-@pytest.mark.states("3.4", corrects="different representations of the same graph should yield the different predictions")
+@pytest.mark.claim("same-graph-same-prediction")
 @given(example=layers(), data=st.data())
 def test_isomorphic_graphs_get_the_same_output(example: Layer, data: st.DataObject) -> None:
     """Two numberings of the same graph, which networkx calls isomorphic, should yield, and do, the SAME pooled output."""

@@ -56,7 +56,7 @@ def assert_passes_messages_with_attention(attend: Attention, H: Tensor, weights:
     torch.testing.assert_close(attend(H, *weights, mask), expected)
 
 
-@pytest.mark.states("3.5.a")
+@pytest.mark.claim("attention-is-a-graph-network")
 @given(size=sizes, d=widths, seed=seeds)
 def test_self_attention_is_message_passing_on_the_complete_graph(size: int, d: int, seed: int) -> None:
     """Self-attention is message passing on the complete graph: words are nodes, attention weights are the edges' weights."""
@@ -135,7 +135,7 @@ def test_causal_attention_is_a_graph_that_points_backwards(size: int, seed: int)
     assert nx.is_directed_acyclic_graph(nx.DiGraph([(v, u) for v, u in ordered.edges if u != v]))
 
 
-@pytest.mark.states("3.5.a")
+@pytest.mark.claim("a-transformer-block-is-a-graph-network")
 @given(size=sizes, seed=seeds)
 def test_a_block_of_open_clips_vision_transformer_is_a_graph_network(size: int, seed: int) -> None:
     """A block of open_clip's vision transformer is such message passing, a graph per head, then a network at each token alone."""
@@ -178,7 +178,7 @@ def assert_equivariant(layer: Callable[[Tensor], Tensor], H: Tensor, order: list
     torch.testing.assert_close(layer(H[order]), layer(H)[order])
 
 
-@pytest.mark.states("3.5.b", corrects="The self-attention mechanism … is permutation invariant")
+@pytest.mark.claim("attention-is-equivariant")
 @given(size=sizes, d=widths, seed=seeds, data=st.data())
 def test_self_attention_is_equivariant(size: int, d: int, seed: int, data: st.DataObject) -> None:
     """Self-attention is permutation EQUIVARIANT: reordered words give the same outputs, reordered."""
@@ -186,7 +186,7 @@ def test_self_attention_is_equivariant(size: int, d: int, seed: int, data: st.Da
     assert_equivariant(lambda H: self_attention(H, *weights), features(seed, size, d), data.draw(permutations(size)))
 
 
-@pytest.mark.states("3.5.b", corrects="the model is permutation invariant in its architecture and computation")
+@pytest.mark.claim("only-pooled-outputs-are-invariant")
 @given(size=sizes, seed=seeds, data=st.data())
 def test_a_block_is_equivariant_and_only_its_pooled_output_invariant(size: int, seed: int, data: st.DataObject) -> None:
     """A block of open_clip's vision transformer is equivariant, too; only outputs pooled over the tokens are invariant."""
@@ -202,7 +202,7 @@ def test_self_attention_is_not_invariant(seed: int) -> None:
     assert not torch.allclose(self_attention(H[[1, 2, 0]], *weights), self_attention(H, *weights))
 
 
-@pytest.mark.states("3.5.b")
+@pytest.mark.claim("positions-make-order-matter")
 @given(seed=seeds)
 def test_positions_make_order_matter(seed: int) -> None:
     """Position embeddings, added to the words, break equivariance and the invariance of pooled outputs: order matters."""
@@ -213,7 +213,7 @@ def test_positions_make_order_matter(seed: int) -> None:
     assert not torch.allclose(moved.mean(0), kept.mean(0))
 
 
-@pytest.mark.states("3.5.b")
+@pytest.mark.claim("order-through-positions-alone")
 @given(seed=seeds, order=permutations(4).filter(lambda order: order != [0, 1, 2, 3]))
 def test_open_clips_vision_transformer_sees_order_through_positions_alone(seed: int, order: list[int]) -> None:
     """A whole vision transformer of open_clip tells an image from its shuffled patches, and not without position embeddings."""

@@ -106,12 +106,16 @@ class Item:
     """As much of a collected test as the hook looks at."""
 
     path = Path("test_2_2_visual_prompts.py")
+    nodeid = "tests/test_2_2_visual_prompts.py::test_a"
 
     def __init__(self, name: str, *markers: pytest.MarkDecorator) -> None:
         self.name, self.markers = name, [marker.mark for marker in markers]
 
     def get_closest_marker(self, name: str) -> pytest.Mark | None:
         return next((mark for mark in self.markers if mark.name == name), None)
+
+    def iter_markers(self, name: str) -> list[pytest.Mark]:
+        return [mark for mark in self.markers if mark.name == name]
 
     def add_marker(self, marker: pytest.MarkDecorator) -> None:
         self.markers.append(marker.mark)
@@ -123,14 +127,14 @@ def test_what_trains_runs_first_the_slowest_ahead(scale: str, marked: list[str])
     reproduces = pytest.mark.reproduces
     items = [
         Item("a"),
-        Item("b", pytest.mark.states("2.2")),
+        Item("b", pytest.mark.claim("padding-place")),
         Item("comparison", reproduces),
         Item("last block", reproduces("deep-10-block11-n1-back")),
         Item("zero-shot", reproduces("zero-shot-10-test")),
         Item("first block", reproduces("deep-10-block0-n1-back")),
         Item("c"),
     ]
-    config = SimpleNamespace(getoption=lambda _: scale, args_source=None)
+    config = SimpleNamespace(getoption=lambda _: scale, args_source=None, args=[], stash={})
     conftest.pytest_collection_modifyitems(config, items)
     assert [item.name for item in items] == ["first block", "last block", "zero-shot", "comparison", "a", "b", "c"]
     assert [item.name for item in items if item.get_closest_marker("gpu")] == marked

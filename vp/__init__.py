@@ -14,6 +14,8 @@ Rooms, in the order data flows; a module imports only from rooms above its own:
     performing     training and evaluating a Run; the hash that addresses its result
     store          results on disk, addressed by content, locked
     expectations   the numbers a Run is held to, and the verdict
+    gaps           why an accuracy misses its expectation: evaluations with one setting changed
+    claims         the report's statements, the tests that decide them, and their verdicts
     writeup        tables and figures of the HTML report
     __main__       python -m vp list | run NAME | ask | pretrain
 

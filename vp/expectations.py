@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,21 +41,75 @@ class Expectation:
 
 
 def load_expectations(root: Path, scale: str) -> dict[str, Expectation]:
-    """All expectations of a scale by run name. Raises VpError that names file, run and field when one is malformed."""
+    """All expectations of a scale by run name. Raises VpError that names file, line, run and field when one is malformed."""
     found: dict[str, Expectation] = {}
     for path in sorted((root / scale).glob("*.toml")):
-        for name, entry in _read(path).items():
+        for name, entry in read_toml(path).items():
             if name in found:
-                raise VpError(f"{path}: run {name!r} has a second expectation: keep one")
+                raise VpError(f"{place(path, name)}: run {name!r} has a second expectation: keep one")
             found[name] = _parse(path, name, entry)
     return found
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as a dictionary. Raises VpError that names file and line when it is not TOML, or has a key twice."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise VpError(f"{path} is not valid TOML: {error}") from error
+
+
+def place(path: Path, table: str, field: str = "") -> str:
+    """FILE:LINE of a field of a table, or of the table's head where the field is missing; FILE where the table has no head."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    heads = [i for i, line in enumerate(lines) if line.lstrip().startswith("[")]
+    names = "|".join(re.escape(f"{mark}{table}{mark}") for mark in ("", '"', "'"))
+    named = re.compile(rf"\s*\[+\s*(?:{names})\s*[\].]")
+    for head in heads:
+        if named.match(lines[head]):
+            end = next((other for other in heads if other > head), len(lines))
+            inside = (i for i in range(head, end) if re.match(rf"\s*{re.escape(field)}\s*=", lines[i]))
+            return f"{path}:{next(inside, head) + 1}" if field else f"{path}:{head + 1}"
+    return str(path)
+
+
+def load_unjudged(root: Path, scale: str) -> dict[str, str]:
+    """Runs that have no expectation at a scale, as patterns with the reason, from unjudged.toml: [scale] "pattern" = "reason".
+
+    Raises VpError that names the entry when one is malformed.
+    """
+    path = root / "unjudged.toml"
+    patterns = (read_toml(path) if path.exists() else {}).get(scale, {})
+    if not isinstance(patterns, dict):
+        raise VpError(f"{path}: {scale!r} is {patterns!r}, expected a table [{scale}] of patterns with reasons")
+    for pattern, reason in patterns.items():
+        if not isinstance(reason, str) or not reason.strip():
+            raise VpError(f"{place(path, scale, pattern)}: [{scale}] {pattern} is {reason!r}, expected the reason as text")
+    return patterns
+
+
+@dataclass(frozen=True)
+class Published:
+    """A figure published elsewhere for the same backbone: to compare with, not to pass or fail by."""
+
+    value: float
+    what: str
+
+
+def load_published(root: Path) -> dict[str, list[Published]]:
+    """Figures published elsewhere by run name, from published.toml: [[run]] value, what.
+
+    Raises VpError that names file, line, run and field when one is malformed.
+    """
+    path = root / "published.toml"
+    found: dict[str, list[Published]] = {}
+    for name, entries in (read_toml(path) if path.exists() else {}).items():
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise VpError(f"{path}: {name!r} is {entries!r}, expected tables [[{name}]] with value and what")
+        for entry in entries:
+            _check_fields(path, name, entry, {"value": "a number", "what": "text"})
+            found.setdefault(name, []).append(Published(float(entry["value"]), entry["what"]))
+    return found
 
 
 def load_known_failures(root: Path, scale: str) -> dict[str, str]:
@@ -63,14 +118,14 @@ def load_known_failures(root: Path, scale: str) -> dict[str, str]:
     Raises VpError that names the entry when one is malformed.
     """
     path = root / "known_failures.toml"
-    listed = _read(path) if path.exists() else {}
+    listed = read_toml(path) if path.exists() else {}
     reasons = {}
     for claim, by_scale in listed.items():
         if not isinstance(by_scale, dict):
             raise VpError(f"{path}: {claim!r} is {by_scale!r}, expected a table [{claim}.SCALE] with a reason")
         for name, entry in by_scale.items():
             if not isinstance(entry, dict) or not isinstance(entry.get("reason"), str):
-                raise VpError(f"{path}: [{claim}.{name}] needs a text `reason`, given {entry!r}")
+                raise VpError(f"{place(path, claim)}: [{claim}.{name}] needs a text `reason`, given {entry!r}")
             if name == scale:
                 reasons[claim] = entry["reason"]
     return reasons
@@ -79,13 +134,27 @@ def load_known_failures(root: Path, scale: str) -> dict[str, str]:
 def _parse(path: Path, name: str, entry: Any) -> Expectation:
     if not isinstance(entry, dict):
         raise VpError(f"{path}: {name!r} is {entry!r}, expected a table [{name}] with value, tolerance, source and reason")
-    for field, words in {"value": "a number", "tolerance": "a number", "source": "text", "reason": "text"}.items():
-        if type(given := entry.get(field)) not in ((int, float) if words == "a number" else (str,)):
-            raise VpError(f"{path}: [{name}] {field} is {'missing' if given is None else repr(given)}, expected {words}")
+    _check_fields(path, name, entry, {"value": "a number", "tolerance": "a number", "source": "text", "reason": "text"})
     for field in ("value", "tolerance"):
         if not 0 <= entry[field] <= 100:
-            raise VpError(f"{path}: [{name}] {field} is {entry[field]}, expected 0 to 100")
+            raise VpError(f"{place(path, name, field)}: [{name}] {field} is {entry[field]}, expected 0 to 100")
     return Expectation(float(entry["value"]), float(entry["tolerance"]), entry["source"], entry["reason"])
+
+
+TYPES: dict[str, tuple[type, ...]] = {
+    "a number": (int, float),
+    "text": (str,),
+    "true or false": (bool,),
+    "a list of texts": (list,),
+}
+
+
+def _check_fields(path: Path, name: str, entry: Mapping[str, Any], fields: Mapping[str, str]) -> None:
+    """Raises VpError for a field that is missing or of another type than the one named in TYPES."""
+    for field, words in fields.items():
+        if type(given := entry.get(field)) not in TYPES[words]:
+            what = "missing" if given is None else repr(given)
+            raise VpError(f"{place(path, name, field)}: [{name}] {field} is {what}, expected {words}")
 
 
 def accept(path: Path, measured: Mapping[str, Sequence[float]], kinds: Mapping[str, str | None], source: str) -> None:
@@ -93,7 +162,7 @@ def accept(path: Path, measured: Mapping[str, Sequence[float]], kinds: Mapping[s
 
     Runs of one kind pool their spread between seeds; a run of kind None trains nothing.
     """
-    entries = _read(path) if path.exists() else {}
+    entries = read_toml(path) if path.exists() else {}
     for name, values in measured.items():
         tolerance, reason = 0.5, "nothing is trained: only rounding differs from machine to machine"
         if kind := kinds[name]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import variance
+from statistics import fmean, variance
 
 import torch
 from scipy import stats
@@ -71,6 +71,43 @@ def contrast_test(*groups: Tensor) -> ContrastTest:
     error = math.sqrt(sum(float(group.var()) / len(group) for group in groups))
     p_value = 2 * float(stats.norm.sf(abs(estimate) / error)) if error else float(estimate == 0)
     return ContrastTest(estimate, p_value)
+
+
+def holm_adjusted(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p-values, in the order given, of m tests of one family: reject those below a, and the chance of any false
+    rejection is at most a, however the tests depend on each other (Holm 1979).
+
+    With p_(1) <= ... <= p_(m): adjusted p_(k) = min(1, max_{j <= k} (m - j + 1) p_(j)). Raises ValueError for a p outside [0, 1].
+    """
+    if not all(0 <= p <= 1 for p in p_values):
+        raise ValueError(f"p-values are {list(p_values)}: expected 0 to 1 each")
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, (len(p_values) - rank) * p_values[place])
+        adjusted[place] = min(1.0, largest)
+    return adjusted
+
+
+@dataclass(frozen=True)
+class SeedSpread:
+    """A number over n seeds: its mean, the standard deviation of one seed, and an interval of the mean."""
+
+    mean: float
+    std: float
+    interval: tuple[float, float]
+
+
+def seed_spread(values: Sequence[float], confidence: float = 0.95) -> SeedSpread:
+    """Mean, standard deviation s (n - 1 in the denominator) and mean +- t(n - 1) s / sqrt(n) over n seeds (Student 1908).
+
+    The interval is of the mean over all seeds; where one more seed falls is `prediction_half_width`. Raises ValueError for fewer
+    than two values or one that is not finite.
+    """
+    if len(values) < 2 or not all(map(math.isfinite, values)):
+        raise ValueError(f"{list(values)} says nothing about spread: give finite values of at least two seeds")
+    mean, std = fmean(values), math.sqrt(variance(values))
+    half = float(stats.t.ppf(0.5 + confidence / 2, len(values) - 1)) * std / math.sqrt(len(values))
+    return SeedSpread(mean, std, (mean - half, mean + half))
 
 
 def prediction_half_width(

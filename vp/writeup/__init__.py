@@ -1,6 +1,7 @@
-"""Tables and figures of the HTML report."""
+"""Tables and figures of the HTML report, and the same content for machines."""
 
+from vp.writeup.content import Sources, build, find_code
 from vp.writeup.figures import learnt_prompt, noise_curve, prediction_bars, to_svg
-from vp.writeup.page import render
+from vp.writeup.page import folder_between, render
 
-__all__ = ["learnt_prompt", "noise_curve", "prediction_bars", "render", "to_svg"]
+__all__ = ["Sources", "build", "find_code", "folder_between", "learnt_prompt", "noise_curve", "prediction_bars", "render", "to_svg"]

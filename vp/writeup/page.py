@@ -1,268 +1,230 @@
-"""The writeup: from what the tests recorded to the HTML that opens the pytest-html report.
+"""The writeup as HTML, at the top of the pytest-html report. Everything that comes from outside is escaped.
 
-Tests record plain dictionaries ("entries"), which travel from xdist workers to the controller; this module turns them into a
-results chapter in the order of the report. Everything that comes from outside is escaped.
+It needs no script: what is folded away opens by itself, and pytest's own table, which is made by a script, comes last.
 """
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from vp.expectations import Expectation, Verdict
-from vp.experiments import RESIDUAL_NETWORKS, DeepTokens, Run
-
-Entry = Mapping[str, Any]
+from vp.expectations import Verdict
+from vp.writeup.content import Content, title_of
 
 STYLE = """
 <style>
-:root { color-scheme: light dark; --ink: #1a1a1a; --paper: #ffffff; --quiet: #5c5c5c; --line: #c9c9c9; --raised: #f4f4f2; }
+:root { color-scheme: light dark; --ink: #1a1a1a; --paper: #ffffff; --quiet: #5c5c5c; --line: #c9c9c9; --raised: #f4f4f2;
+  --link: #0050a0; --green: #00795a; --blue: #0072b2; --orange: #c24d00; --pink: #a8487f; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #e8e6e3; --paper: #16181a; --quiet: #a9a9a9; --line: #474b4f; --raised: #212427; }
+  :root { --ink: #e8e6e3; --paper: #16181a; --quiet: #a9a9a9; --line: #474b4f; --raised: #212427; --link: #8ec5ff;
+    --green: #2cc295; --blue: #5cb8f0; --orange: #ff8a4a; --pink: #e39cc8; }
 }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); min-width: 0; max-width: 60rem;
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); min-width: 0; max-width: 64rem;
   margin: 0 auto; padding: 1rem; display: flex; flex-direction: column; }
-body > * { order: 3; } body > h1 { order: 0; font-size: 1.7rem; color: var(--ink); margin: .3rem 0; }
-body > p { order: 1; color: var(--quiet); margin: 0; } body > .summary { order: 2; display: block; }
+body > * { order: 3; } body > h1 { order: 0; font-size: 1.7rem; line-height: 1.25; color: var(--ink); margin: .3rem 0; }
+body > p { order: 1; color: var(--quiet); margin: 0; font-size: .88rem; overflow-wrap: anywhere; }
+body > .summary { order: 2; display: block; min-width: 0; }
 .summary__data > h2 { display: none; } .summary__spacer { display: none; } .summary__data { flex: none; }
 #results-table, #environment { color: var(--ink); font-size: .8rem; width: 100%; max-width: 100%; overflow-wrap: anywhere; }
 #results-table td, #results-table th, #environment td { color: inherit; border-color: var(--line); overflow-wrap: anywhere; }
 #environment tr:nth-child(odd), .log { background: var(--raised); color: var(--ink); }
-.run-count { margin-top: 2.5rem; border-top: 1px solid var(--line); padding-top: 1rem; }
-.run-count::before { content: "The tests behind this writeup. "; font-weight: 600; }
-.vp h2 { font-size: 1.3rem; margin: 2.2rem 0 .4rem; } .vp h3 { font-size: 1.05rem; margin: 1.6rem 0 .3rem; }
+body:not(:has(#pytest-table[open])) :is(.run-count, .filter, .summary__reload, .controls, .collapse, #results-table,
+  #environment-header, #environment) { display: none !important; }
+.vp h2 { font-size: 1.3rem; margin: 2.4rem 0 .4rem; border-top: 1px solid var(--line); padding-top: 1rem; }
+.vp h3 { font-size: 1.05rem; margin: 1.8rem 0 .3rem; }
 .vp p { max-width: 46rem; } .vp .lead { font-size: 1.08rem; }
+.vp a { color: var(--link); text-decoration-thickness: 1px; text-underline-offset: 2px; }
+.vp code { font-size: .92em; overflow-wrap: anywhere; }
 .vp .wide { overflow-x: auto; }
 .vp table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .6rem 0; font-size: .92rem; }
 .vp caption, .vp figcaption { text-align: left; color: var(--quiet); font-size: .88rem; padding: .2rem 0; max-width: 46rem; }
 .vp th { text-align: left; border-bottom: 2px solid var(--ink); padding: .3rem .8rem .3rem 0; vertical-align: bottom; }
-.vp td { border-bottom: 1px solid var(--line); padding: .3rem .8rem .3rem 0; vertical-align: top; }
-.vp .evidence { overflow-wrap: anywhere; min-width: 10rem; }
+.vp td { border-bottom: 1px solid var(--line); padding: .4rem .8rem .4rem 0; vertical-align: top; }
+.vp td.number { text-align: right; }
+.vp .claims { width: 100%; table-layout: fixed; } .vp .claims td { overflow-wrap: anywhere; }
+.vp .claims th:nth-child(1) { width: 50%; } .vp .claims th:nth-child(2) { width: 14%; }
+.vp .claims th:nth-child(4) { width: 8.2rem; }
+.vp .where { display: block; color: var(--quiet); font-size: .82rem; margin-top: .15rem; }
+.vp .truth { display: block; margin-top: .15rem; }
 .vp figure { margin: 1rem 0; } .vp figure svg { max-width: 100%; height: auto; color: var(--ink); }
 .vp .verdict { white-space: nowrap; font-weight: 600; } .vp .quiet { color: var(--quiet); font-size: .88rem; }
-.vp .reproduced::before { content: "\\2713\\00a0"; color: #009e73; }
-.vp .within-noise::before { content: "\\2248\\00a0"; color: #0072b2; }
-.vp .contradicted::before { content: "\\2717\\00a0"; color: #d55e00; }
-.vp .corrected::before { content: "\\270e\\00a0"; color: #cc79a7; }
-.vp .not-run::before { content: "\\25cb\\00a0"; }
+.vp .reproduced::before { content: "\\2713\\00a0"; color: var(--green); }
+.vp .within-noise::before { content: "\\2248\\00a0"; color: var(--blue); }
+.vp .contradicted::before { content: "\\2717\\00a0"; color: var(--orange); }
+.vp .corrected::before { content: "\\270e\\00a0"; color: var(--pink); }
+.vp .not-run::before { content: "\\25cb\\00a0"; } .vp .argued::before { content: "\\2014\\00a0"; }
+.vp details { margin: .5rem 0; } .vp summary { cursor: pointer; } .vp details details { margin-left: 1rem; }
+.vp .problem { border-left: 4px solid var(--orange); padding-left: .8rem; }
+@media (max-width: 44rem) {
+  .vp .claims thead { display: none; } .vp .claims tr, .vp .claims td { display: block; border: 0; padding: .1rem 0; }
+  .vp .claims tr { border-bottom: 1px solid var(--line); padding: .6rem 0; }
+  .vp .claims td[data-title]:not(:empty)::before { content: attr(data-title) ": "; color: var(--quiet); }
+}
+@media print {
+  .vp h2, .vp h3, .vp caption { break-after: avoid; } .vp figure, .vp tr { break-inside: avoid; }
+  .vp #pytest-table { display: none; }
+}
 </style>
 """
 
 MEANING = {
-    Verdict.REPRODUCED: "the number lies within its stated tolerance, or the ordering is significant",
-    Verdict.WITHIN_NOISE: "the images are too few to tell",
-    Verdict.CONTRADICTED: "significantly different from what is claimed",
-    Verdict.CORRECTED: "true in the corrected form given",
-    Verdict.NOT_RUN: "not computed here, for the reason given",
+    Verdict.REPRODUCED: "proved, or within the stated tolerance, or significantly so",
+    Verdict.WITHIN_NOISE: "the test images are too few to tell",
+    Verdict.CONTRADICTED: "refuted, or significantly different from what is claimed",
+    Verdict.CORRECTED: "not as the report says it, but true in the corrected form given",
+    Verdict.NOT_RUN: "not decided in this run, for the reason given",
 }
 
 
-@dataclass(frozen=True)
-class Section:
-    """One section of the report: a word to the reader, then its tables, statements and figures."""
-
-    number: str
-    title: str
-    introduction: str = ""
-    tables: tuple[str, ...] = ()  # of runs (names of vp.experiments) or recorded by tests
-    figures: tuple[str, ...] = ()
-
-
-CHAPTERS: dict[str, tuple[Section, ...]] = {
-    "2 Visual prompting": (
-        Section(
-            "2.1.a",
-            "Zero-shot CLIP",
-            "CLIP is asked, without any training, which of the class names fits an image best: “This is a photo of a …”.",
-            tables=("table_1",),
-        ),
-        Section("2.1.b", "Prompting CLIP for a new task", figures=("figure-5", "figure-6")),
-        Section(
-            "2.2",
-            "Visual prompts",
-            "A few pixels are learnt and added to every image; CLIP itself stays frozen.",
-            tables=("table_2",),
-            figures=("figure-7", "figure-8"),
-        ),
-        Section(
-            "2.3",
-            "Deep prompts",
-            "Tokens are learnt and put into the sequence of CLIP's vision transformer before one of its blocks. Where "
-            "they stand among the other tokens cannot matter, by a theorem proved below; which token is read out at "
-            "the end does. So table 3 names its columns by the readout: the report's “front” read the first token, "
-            "which then is a prompt, and its “back” with 4 and 8 tokens matches only a prompt scrambled over the "
-            "batch, kept here as a control. Read late, the first token has few blocks left in which to gather what the"
-            " class token gathered in twelve; the rows below table 3 measure how far longer training or more tokens "
-            "make up for that.",
-            tables=("table_3", "why", "table-4"),
-        ),
-        Section(
-            "2.4",
-            "Robustness to noise",
-            "Gaussian noise is added to test images after normalisation. The report adds it to a prompted CLIP and a "
-            "fine-tuned network only; zero-shot CLIP under the same noise tells whether the prompt is what makes CLIP "
-            "robust.",
-            tables=("table_5", "noise_curve"),
-            figures=("noise-curve",),
-        ),
-        Section(
-            "2.5",
-            "Prompts on 110 classes",
-            "The test sets and class names of both sets are pooled. “…-on-110” is a prompt trained on one set, evaluated on "
-            "both. In the miniature world an image of the 10-class set, say a blue house, is drawn to the coloured names of "
-            "the 100-class set, say “blue chair”: the second table shows what that costs.",
-            tables=("table_6", "table-6-parts"),
-        ),
-        Section("2.6", "What prompting costs", tables=("costs",)),
-    ),
-    "3 Graph neural networks": (
-        Section(
-            "3.1.a",
-            "Adjacency matrices",
-            "A[u, v] is the number of edges from u to v, and row v names the neighbours N(v) of node v. The statements of "
-            "this chapter are theorems: tested without any training, by literal examples and by properties of random graphs.",
-            figures=("the-three-graphs",),
-        ),
-        Section("3.1.b", "The square of the third graph's matrix"),
-        Section("3.1.c", "What powers of the matrix count", figures=("walks-on-the-cycle",)),
-        Section(
-            "3.2.a",
-            "Where the structure of the graph appears",
-            "One layer of the graph convolution, node by node: h'_v = σ(W Σ_{u ∈ N(v)} h_u / |N(v)| + B h_v).",
-        ),
-        Section("3.2.b", "Graph convolution and message passing"),
-        Section("3.3.a", "The graph convolution in matrix form"),
-        Section("3.3.b", "How it aggregates over neighbours"),
-        Section("3.3.c", "Which aggregations have a matrix form"),
-        Section(
-            "3.4",
-            "Why not a feed-forward network?",
-            "A feed-forward network could be given the adjacency matrix and the features, [A | H], as one long vector.",
-        ),
-        Section("3.5.a", "A transformer as a graph neural network", figures=("attention-as-a-graph",)),
-        Section("3.5.b", "How order enters"),
-    ),
-}
-
-CAPTIONS = {
-    "table_1": "Table 1. Zero-shot top-1 accuracy (%) on training and test images.",
-    "table_2": "Table 2. Top-1 accuracy (%) on test images with a learnt prompt.",
-    "table_3": "Table 3. Top-1 accuracy (%) on test images with n deep prompts put in before block k.",
-    "why": "Why the first token, read at the last block, falls behind: ten times the training, three times the tokens.",
-    "table_5": "Table 5. Top-1 accuracy (%) on the 100-class test set under Gaussian noise of std 0.1.",
-    "noise_curve": "The same under stronger noise.",
-    "table_6": "Table 6. Top-1 accuracy (%) on the 110 classes of both test sets.",
-}
+def render(content: Content, folder: Path | None = None) -> str:
+    """The whole writeup. `folder`: from the page's own folder to the project's, for links to tests and code."""
+    parts = [STYLE, '<div class="vp">', _opening(content)]
+    for chapter in content["chapters"]:
+        parts.append(f"<h2>{escape(chapter['title'])}</h2>")
+        for section in chapter["sections"]:
+            parts.append(
+                f"<h3 id='section-{escape(section['number'])}'>{escape(section['number'])} {escape(section['title'])}</h3>"
+            )
+            parts.append(f"<p>{escape(section['introduction'])}</p>" if section["introduction"] else "")
+            parts.append(_claims(section["claims"], folder))
+            parts.extend(_table(table) for table in section["tables"])
+            parts.extend(_figure(figure) for figure in section["figures"])
+    return "\n".join([*parts, _tests(content["tests"]), "</div>"])
 
 
-def render(entries: Iterable[Entry], runs: Mapping[str, Run], report: Mapping[str, Expectation], about: Mapping[str, str]) -> str:
-    """The whole writeup. `report` holds the report's own values; `about` says scale, seeds, provenance in words."""
-    known = list(entries)
-    cells = {entry["run"]: entry for entry in known if entry["kind"] == "cell"}
-    excused = {name: entry["reason"] for entry in known if entry["kind"] == "not run" for name in entry["runs"]}
-    for name in runs:
-        reason = excused.get(name, "no test of this run was selected, or it did not finish")
-        cells.setdefault(name, {"run": name, "verdict": Verdict.NOT_RUN, "reason": reason})
-    statements = _merged([entry for entry in known if entry["kind"] == "statement"])
-    figures = {entry["id"]: entry for entry in known if entry["kind"] == "figure"}
-    parts = [STYLE, '<div class="vp">', _opening([*cells.values(), *statements], about)]
-    for chapter, sections in CHAPTERS.items():
-        parts.append(f"<h2>{escape(chapter)}</h2>")
-        for section in sections:
-            parts.append(f"<h3 id='section-{section.number}'>{escape(section.number)} {escape(section.title)}</h3>")
-            parts.append(f"<p>{escape(section.introduction)}</p>" if section.introduction else "")
-            for table in section.tables:
-                of_runs = [cells[name] for name, run in runs.items() if run.table == table]
-                if of_runs:
-                    draw = _table_3 if table == "table_3" else _table
-                    parts.append(draw(CAPTIONS[table], of_runs, runs, report))
-                else:
-                    parts.append(_recorded_table([e for e in known if e["kind"] == "table" and e["id"] == table]))
-            parts.append(_statements(section.number, statements))
-            parts.extend(_figure(figures, key) for key in section.figures)
-    return "\n".join([*parts, "</div>"])
+def folder_between(page: Path, project: Path) -> Path | None:
+    """The way from a page's folder to the project's; None where there is none, as between drives."""
+    try:
+        return Path(os.path.relpath(project.resolve(), page.resolve().parent))
+    except ValueError:
+        return None
 
 
-def _opening(judged: Sequence[Entry], about: Mapping[str, str]) -> str:
-    counts = Counter(Verdict(entry["verdict"]) for entry in judged)
+def _opening(content: Content) -> str:
+    statements, numbers = content["statements"], content["numbers"]
+    total, ran = sum(statements.values()), sum(statements.values()) - statements[Verdict.NOT_RUN]
     rows = [
-        f"<tr><td>{_mark(verdict)}</td><td>{counts[verdict]}</td><td class='quiet'>{MEANING[verdict]}</td></tr>"
+        f"<tr><td>{_mark(verdict)}</td><td class='number'>{statements[verdict]}</td><td class='number'>{numbers[verdict]}</td>"
+        f"<td class='quiet'>{MEANING[verdict]}</td></tr>"
         for verdict in Verdict
     ]
-    ran = len(judged) - counts[Verdict.NOT_RUN]
+    problem = f"<p class='problem'>No statement can be judged: {escape(content['problem'])}</p>" if content["problem"] else ""
     return (
-        f"<p class='lead'>Of {len(judged)} numbers and statements of the report, {ran} were put to the test in this run: "
-        f"{counts[Verdict.REPRODUCED]} reproduced, {counts[Verdict.WITHIN_NOISE]} within noise, "
-        f"{counts[Verdict.CONTRADICTED]} contradicted, {counts[Verdict.CORRECTED]} corrected; "
-        f"{counts[Verdict.NOT_RUN]} not run.</p>"
-        f"<p>{escape(about['scale'])}</p>"
-        + _html_table("Verdicts of this run", ("Verdict", "Count", "Meaning"), rows)
-        + f"<p class='quiet'>{escape(about['provenance'])}</p>"
+        f"<p class='lead'>Of {total} statements that can be tested, {ran} were decided in this run: "
+        f"{statements[Verdict.REPRODUCED]} reproduced, {statements[Verdict.WITHIN_NOISE]} within noise, "
+        f"{statements[Verdict.CONTRADICTED]} contradicted, {statements[Verdict.CORRECTED]} corrected; "
+        f"{statements[Verdict.NOT_RUN]} not run. {content['argued']} more can only be argued.</p>"
+        + problem
+        + f"<p>{escape(content['about'].get('scale', ''))}</p>"
+        + _html_table("Verdicts of this run", ("Verdict", "Statements", "Numbers", "Meaning"), rows)
+        + "<p class='quiet'>A statement is a sentence of the report, or one added to judge it by; a number is one accuracy, held "
+        "to what is expected at this scale. Names of tests and functions link to their files; where a link leads nowhere, as in a "
+        "copy of this page, <code>rg NAME</code> in the project finds them. Intervals are of 95%.</p>"
+        f"<p class='quiet'>{escape(content['about'].get('provenance', ''))}</p>"
     )
 
 
-def _table(caption: str, cells: Sequence[Entry], runs: Mapping[str, Run], report: Mapping[str, Expectation]) -> str:
-    titles = ("Dataset", "What", "Report", "This run (95% interval)", "Expected here", "Verdict")
-    rows = []
-    for cell in cells:
-        run = runs[cell["run"]]
-        printed = _printed(run.name, report)
-        value, expected = "–", "–"
-        if "value" in cell:
-            low, high = cell["interval"]
-            value = f"{cell['value']:.2f} <span class='quiet'>({low:.1f} to {high:.1f})</span>"
-        if cell.get("expected") is not None:
-            expected = f"{cell['expected']:.2f} ± {cell['tolerance']:.2f}"
-        why = f"<br><span class='quiet'>{escape(str(cell['reason']))}</span>" if cell.get("reason") else ""
-        what = _what(run, runs)
-        rows.append(
-            f"<tr id='{escape(run.name)}'><td>{escape(run.dataset)}</td><td>{escape(what)}</td><td>{printed}</td><td>{value}</td>"
-            f"<td>{expected}</td><td>{_mark(cell['verdict'])}{why}</td></tr>"
-        )
-    return _html_table(caption, titles, rows)
+# -- claims ----------------------------------------------------------------------------------------------------------------
 
 
-def _printed(name: str, report: Mapping[str, Expectation]) -> str:
-    """The value that the report itself prints for a run; replications are no part of this column."""
-    return f"{report[name].value:g}" if name in report and report[name].source.startswith("report") else "–"
-
-
-def _what(run: Run, runs: Mapping[str, Run]) -> str:
-    """What a run evaluates, in words."""
-    residual = run.backbone in RESIDUAL_NETWORKS.values()
-    words = ["fine-tuned residual network" if residual else str(run.prompt or "zero-shot")]
-    if run.table == "table_1":
-        words.append(run.split)
-    if run.weights_from and (trained_on := runs[run.weights_from].dataset) != run.dataset:
-        words.append(f"trained on {trained_on}")
-    if run.noise:
-        words.append(f"noise std {run.noise.std:g}" + (", clamped to [0, 1]" if run.noise.clamp else ""))
-    return "; ".join(words)
-
-
-def _statements(section: str, statements: Sequence[Entry]) -> str:
-    rows = [
-        f"<tr><td>{_sentence(entry)}</td><td class='evidence'>{escape(entry['evidence'])}</td>"
-        f"<td>{_mark(entry['verdict'])}</td></tr>"
-        for entry in statements
-        if entry["section"] == section
-    ]
-    if not rows:
+def _claims(claims: Sequence[Content], folder: Path | None) -> str:
+    if not claims:
         return ""
-    return _html_table("", ("Statement", "This run", "Verdict"), sorted(rows))
+    head = "<thead><tr><th>Statement</th><th>Report</th><th>This run</th><th>Verdict</th></tr></thead>"
+    rows = []
+    for claim in claims:
+        evidence = "<br>".join(escape(line) for line in claim["evidence"])
+        reason = f"<span class='quiet'>{escape(claim['reason'])}</span>" if claim["reason"] else ""
+        rows.append(
+            f"<tr id='{escape(claim['id'])}'><td>{_sentence(claim)}{_where(claim, folder)}</td>"
+            f"<td data-title='Report'>{escape(claim['printed'])}</td><td data-title='This run'>{evidence}"
+            f"{'<br>' if evidence and reason else ''}{reason}</td><td>{_mark(claim['verdict'])}</td></tr>"
+        )
+    return f"<table class='claims'>{head}<tbody>{''.join(rows)}</tbody></table>"
 
 
-def _table_3(caption: str, cells: Sequence[Entry], runs: Mapping[str, Run], report: Mapping[str, Expectation]) -> str:
+def _sentence(claim: Content) -> str:
+    """The report's words and, where they are wrong, the true statement; or a statement added to them."""
+    if claim["added"]:
+        return f"{escape(claim['sentence'])} <span class='quiet'>(added)</span>"
+    truth = f"<span class='truth'><b>In truth:</b> {escape(claim['corrected'])}</span>" if claim["corrected"] else ""
+    return f"“{escape(claim['sentence'])}”{truth}"
+
+
+def _where(claim: Content, folder: Path | None) -> str:
+    """Where to find the tests and the code, and the table or figure."""
+    parts = []
+    for word, things in (("Test", claim["tests"]), ("Code", claim["code"])):
+        if things:
+            parts.append(f"{word} " + ", ".join(_link(thing, folder) for thing in things))
+    if claim["shown_in"]:
+        parts.append("See " + ", ".join(f"<a href='#{escape(name)}'>{escape(title_of(name))}</a>" for name in claim["shown_in"]))
+    return f"<span class='where'>{' · '.join(parts)}</span>" if parts else ""
+
+
+def _link(thing: Content, folder: Path | None) -> str:
+    name = f"<code>{escape(thing['name'])}</code>"
+    if folder is None or "file" not in thing:
+        return name
+    place = f"{thing['file']}:{thing['line']}"
+    return f"<a href='{escape(quote((folder / thing['file']).as_posix()))}' title='{escape(place)}'>{name}</a>"
+
+
+# -- tables and figures ----------------------------------------------------------------------------------------------------
+
+
+def _table(table: Content) -> str:
+    name = table["id"]
+    if "numbers" in table:
+        draw = _table_3 if name == "table_3" else _table_of_numbers
+        return draw(name, table["caption"], table["numbers"])
+    if not table["rows"]:
+        return f"<p class='quiet' id='{escape(name)}'>{escape(table['caption'])}</p>"
+    body = ["<tr>" + "".join(f"<td>{escape(str(text))}</td>" for text in row) + "</tr>" for row in table["rows"]]
+    return _html_table(table["caption"], table["head"], body, name)
+
+
+def _table_of_numbers(name: str, caption: str, numbers: Sequence[Content]) -> str:
+    elsewhere = any(number["published"] for number in numbers)
+    titles = ["Dataset", "What", "Report", "This run", "Expected here", *(["Published elsewhere"] if elsewhere else []), "Verdict"]
+    rows = []
+    for number in numbers:
+        expected = "–" if number["expected"] is None else f"{number['expected']:.2f} ± {number['tolerance']:.2f}"
+        why = f"<br><span class='quiet'>{escape(number['reason'])}</span>" if number["reason"] else ""
+        texts = [escape(number["dataset"]), escape(number["what"]), _printed(number), _value(number) or "–", expected]
+        if elsewhere:
+            texts.append(
+                "<br>".join(f"{one['value']:g} <span class='quiet'>{escape(one['what'])}</span>" for one in number["published"])
+            )
+        texts.append(_mark(number["verdict"]) + why)
+        cells = "".join(f"<td>{text}</td>" for text in texts)
+        rows.append(f"<tr id='{escape(number['run'])}'>{cells}</tr>")
+    return _html_table(caption, titles, rows, name)
+
+
+def _printed(number: Content) -> str:
+    return "–" if number["report"] is None else f"{number['report']:g}"
+
+
+def _value(number: Content) -> str:
+    """A number with its interval and, over several seeds, the standard deviation of one."""
+    if number["value"] is None:
+        return ""
+    low, high = number["interval"]
+    spread = f", seeds ± {number['std']:.2f}" if number["std"] is not None else ""
+    return f"{number['value']:.2f} <span class='quiet'>({low:.1f} to {high:.1f}{spread})</span>"
+
+
+def _table_3(name: str, caption: str, numbers: Sequence[Content]) -> str:
     """Rows (dataset, block, n) by columns (report's front and back, then this run's readouts and the scrambled control)."""
-    rows: dict[tuple[str, int, int], dict[str, Entry]] = {}
-    for cell in cells:
-        prompt = runs[cell["run"]].prompt
-        assert isinstance(prompt, DeepTokens)
-        rows.setdefault((runs[cell["run"]].dataset, prompt.block, prompt.n), {})[cell["run"].rsplit("-", 1)[1]] = cell
+    rows: dict[tuple[str, int, int], dict[str, Content]] = {}
+    for number in numbers:
+        row = (number["dataset"], number["block"], number["n"])
+        rows.setdefault(row, {})[number["run"].rsplit("-", 1)[1]] = number
     titles = [
         "Dataset",
         "Block",
@@ -275,60 +237,69 @@ def _table_3(caption: str, cells: Sequence[Entry], runs: Mapping[str, Run], repo
     ]
     body = []
     for (dataset, block, n), columns in rows.items():
-        printed = [_printed(columns[c]["run"], report) for c in ("front", "scrambled")]
-        texts = [escape(dataset), str(block), str(n), *printed]
+        texts = [escape(dataset), str(block), str(n), *(_printed(columns[c]) for c in ("front", "scrambled"))]
         texts += [_value_and_verdict(columns[c]) for c in ("front", "back", "scrambled")]
         body.append("<tr>" + "".join(f"<td>{text}</td>" for text in texts) + "</tr>")
-    return _html_table(caption, titles, body)
+    return _html_table(caption, titles, body, name)
 
 
-def _html_table(caption: str, titles: Sequence[str], rows: Sequence[str]) -> str:
+def _value_and_verdict(number: Content) -> str:
+    """A number in one table field, with its verdict's mark; the verdict in words as a tooltip, or the reason in full."""
+    words = f"<br><span class='quiet'>{escape(number['reason'])}</span>" if number["reason"] else ""
+    if number["value"] is None:
+        return f"<span id='{escape(number['run'])}'>{_mark(number['verdict'])}</span>{words}"
+    mark = f"<span class='verdict {_style_of(number['verdict'])}' title='{escape(number['verdict'])}'></span>"
+    return f"<span id='{escape(number['run'])}'>{mark}{_value(number)}</span>{words}"
+
+
+def _html_table(caption: str, titles: Sequence[str], rows: Sequence[str], name: str = "") -> str:
     """A table that scrolls by itself on a narrow screen; rows are HTML, caption and titles are text."""
     head = "".join(f"<th>{escape(title)}</th>" for title in titles)
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return f"<div class='wide'><table>{title}<tr>{head}</tr>{''.join(rows)}</table></div>"
+    anchor = f" id='{escape(name)}'" if name else ""
+    return f"<div class='wide'{anchor}><table>{title}<tr>{head}</tr>{''.join(rows)}</table></div>"
 
 
-def _value_and_verdict(cell: Entry) -> str:
-    """A cell in one table field: value with its interval, and the verdict's mark; the verdict in words as a tooltip."""
-    if "value" not in cell:
-        return f"{_mark(cell['verdict'])}<br><span class='quiet'>{escape(str(cell['reason']))}</span>"
-    low, high = cell["interval"]
-    mark = f"<span class='verdict {_style_of(cell['verdict'])}' title='{escape(str(cell['verdict']))}'></span>"
-    return f"<span id='{escape(cell['run'])}'>{mark}{cell['value']:.2f} <span class='quiet'>({low:.1f} to {high:.1f})</span></span>"
+def _figure(figure: Content) -> str:
+    title = escape(figure["title"])
+    if not figure["svg"]:
+        return f"<p class='quiet' id='{escape(figure['id'])}'>{title}: not drawn in this run.</p>"
+    caption = f"{title}. {escape(figure['caption'])}"
+    return f"<figure id='{escape(figure['id'])}'>{figure['svg']}<figcaption>{caption}</figcaption></figure>"
 
 
-def _recorded_table(entries: Sequence[Entry]) -> str:
-    """A table as tests recorded it, rows of several tests under one head."""
-    if not entries:
-        return ""
-    rows = sorted(row for entry in entries for row in entry["rows"]) if len(entries) > 1 else entries[0]["rows"]
-    body = ["<tr>" + "".join(f"<td>{escape(str(text))}</td>" for text in row) + "</tr>" for row in rows]
-    return _html_table(entries[0]["caption"], entries[0]["head"], body)
+# -- tests -----------------------------------------------------------------------------------------------------------------
 
 
-def _merged(statements: Sequence[Entry]) -> list[Entry]:
-    """One entry a sentence and evidence: the cases of a parametrised proof count once, with the worst of their verdicts."""
-    worst_first = [Verdict.CONTRADICTED, Verdict.NOT_RUN, Verdict.WITHIN_NOISE, Verdict.CORRECTED, Verdict.REPRODUCED]
-    kept: dict[tuple[str, ...], Entry] = {}
-    for entry in sorted(statements, key=lambda entry: worst_first.index(Verdict(entry["verdict"]))):
-        proof = re.sub(r"^(proved by|refuted by|skipped:) |\[.*", "", entry["evidence"])
-        kept.setdefault((entry["section"], entry["sentence"], proof), entry)
-    return list(kept.values())
+def _tests(tests: Sequence[Content]) -> str:
+    """All tests of the run, folded by file: what each states, how it ended and how long it took."""
+    files: dict[str, list[Content]] = {}
+    for test in tests:
+        files.setdefault(test["test"].split("::")[0], []).append(test)
+    parts = [
+        f"<details><summary><code>{escape(file)}</code> <span class='quiet'>{_outcomes(own)}</span></summary>"
+        f"<table>{''.join(_test(test) for test in own)}</table></details>"
+        for file, own in sorted(files.items())
+    ]
+    return (
+        "<h2>The tests behind this writeup</h2>"
+        f"<details class='tests'><summary>{len(tests)} tests: {_outcomes(tests)}</summary>{''.join(parts)}</details>"
+        "<details id='pytest-table'><summary>pytest's own table, with logs and filters (made by a script)</summary></details>"
+    )
 
 
-def _sentence(entry: Entry) -> str:
-    """The statement tested; where it corrects the report, the report's own words below it."""
-    told = f"<br><span class='quiet'>The report says: {escape(entry['corrects'])}</span>" if entry.get("corrects") else ""
-    return escape(entry["sentence"]) + told
+def _outcomes(tests: Sequence[Content]) -> str:
+    counts = {outcome: sum(test["outcome"] == outcome for test in tests) for outcome in ("passed", "failed", "skipped")}
+    return ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count) or "none finished"
 
 
-def _figure(figures: Mapping[str, Entry], key: str) -> str:
-    title = key.replace("-", " ").capitalize()
-    if key not in figures:
-        return f"<p class='quiet'>{title}: not drawn in this run.</p>"
-    entry = figures[key]
-    return f"<figure>{entry['svg']}<figcaption>{title}. {escape(entry['caption'])}</figcaption></figure>"
+def _test(test: Mapping[str, Any]) -> str:
+    name = escape(test["test"].split("::", 1)[-1])
+    reason = f"<br><span class='quiet'>{escape(test['reason'])}</span>" if test["reason"] else ""
+    return (
+        f"<tr><td>{escape(test['outcome'])}</td><td>{escape(test['sentence'])}<br><code class='quiet'>{name}</code>{reason}</td>"
+        f"<td class='number'>{test['seconds']:.2f} s</td></tr>"
+    )
 
 
 def _mark(verdict: str) -> str:

@@ -1,0 +1,117 @@
+"""The order of the writeup: the report's sections, with a word to the reader and the tables and figures that belong there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Section:
+    """One section of the report: a word to the reader, then its tables, statements and figures."""
+
+    number: str
+    title: str
+    introduction: str = ""
+    tables: tuple[str, ...] = ()  # of runs (names of vp.experiments) or recorded by tests
+    figures: tuple[str, ...] = ()
+
+
+CHAPTERS: dict[str, tuple[Section, ...]] = {
+    "1 Transfer learning": (
+        Section(
+            "1.1.a",
+            "Speed against accuracy and number of parameters",
+            tables=("networks",),
+            figures=("figure-1", "figure-2"),
+        ),
+        Section("1.1.b", "Speed with and without gradients", figures=("figure-3",)),
+        Section("1.1.c", "Memory with and without gradients", figures=("figure-4",)),
+        Section("1.2.a", "Retraining the last layer of a residual network", tables=("table_1_2",)),
+        Section("1.2.b", "Data augmentation"),
+        Section("1.2.c", "Last against first convolutional layers"),
+    ),
+    "2 Visual prompting": (
+        Section(
+            "2.1.a",
+            "Zero-shot CLIP",
+            "CLIP is asked, without any training, which of the class names fits an image best: “This is a photo of a …”.",
+            tables=("table_1",),
+        ),
+        Section("2.1.b", "Prompting CLIP for a new task", figures=("figure-5", "figure-6")),
+        Section(
+            "2.2",
+            "Visual prompts",
+            "A few pixels are learnt and added to every image; CLIP itself stays frozen.",
+            tables=("table_2",),
+            figures=("figure-7", "figure-8"),
+        ),
+        Section(
+            "2.3",
+            "Deep prompts",
+            "Tokens are learnt and put into the sequence of CLIP's vision transformer before one of its blocks. Where "
+            "they stand among the other tokens cannot matter, by a theorem proved below; which token is read out at "
+            "the end does. So table 3 names its columns by the readout: the report's “front” read the first token, "
+            "which then is a prompt, and its “back” with 4 and 8 tokens matches only a prompt scrambled over the "
+            "batch, kept here as a control. Read late, the first token has few blocks left in which to gather what the"
+            " class token gathered in twelve; the rows below table 3 measure how far longer training or more tokens "
+            "make up for that.",
+            tables=("table_3", "why", "table-4"),
+        ),
+        Section(
+            "2.4",
+            "Robustness to noise",
+            "Gaussian noise is added to test images after normalisation. The report adds it to a prompted CLIP and a "
+            "fine-tuned network only; zero-shot CLIP under the same noise tells whether the prompt is what makes CLIP "
+            "robust.",
+            tables=("table_5", "noise_curve"),
+            figures=("noise-curve",),
+        ),
+        Section(
+            "2.5",
+            "Prompts on 110 classes",
+            "The test sets and class names of both sets are pooled. “…-on-110” is a prompt trained on one set, evaluated on "
+            "both. In the miniature world an image of the 10-class set, say a blue house, is drawn to the coloured names of "
+            "the 100-class set, say “blue chair”: the second table shows what that costs.",
+            tables=("table_6", "table-6-parts"),
+        ),
+        Section("2.6", "What prompting costs", tables=("costs",)),
+    ),
+    "3 Graph neural networks": (
+        Section(
+            "3.1.a",
+            "Adjacency matrices",
+            "A[u, v] is the number of edges from u to v, and row v names the neighbours N(v) of node v. The statements of "
+            "this chapter are theorems: tested without any training, by literal examples and by properties of random graphs.",
+            figures=("the-three-graphs",),
+        ),
+        Section("3.1.b", "The square of the third graph's matrix"),
+        Section("3.1.c", "What powers of the matrix count", figures=("walks-on-the-cycle",)),
+        Section(
+            "3.2.a",
+            "Where the structure of the graph appears",
+            "One layer of the graph convolution, node by node: h'_v = σ(W Σ_{u ∈ N(v)} h_u / |N(v)| + B h_v).",
+        ),
+        Section("3.2.b", "Graph convolution and message passing"),
+        Section("3.3.a", "The graph convolution in matrix form"),
+        Section("3.3.b", "How it aggregates over neighbours"),
+        Section("3.3.c", "Which aggregations have a matrix form"),
+        Section(
+            "3.4",
+            "Why not a feed-forward network?",
+            "A feed-forward network could be given the adjacency matrix and the features, [A | H], as one long vector.",
+        ),
+        Section("3.5.a", "A transformer as a graph neural network", figures=("attention-as-a-graph",)),
+        Section("3.5.b", "How order enters"),
+    ),
+}
+
+CAPTIONS = {
+    "table_1_2": "Top-1 accuracy (%) of fine-tuned residual networks on the 100-class test set.",
+    "table_1": "Table 1. Zero-shot top-1 accuracy (%) on training and test images.",
+    "table_2": "Table 2. Top-1 accuracy (%) on test images with a learnt prompt.",
+    "table_3": "Table 3. Top-1 accuracy (%) on test images with n deep prompts put in before block k.",
+    "why": "Why the first token, read at the last block, falls behind: ten times the training, three times the tokens.",
+    "table_5": "Table 5. Top-1 accuracy (%) on the 100-class test set under Gaussian noise of std 0.1.",
+    "noise_curve": "The same under stronger noise.",
+    "table_6": "Table 6. Top-1 accuracy (%) on the 110 classes of both test sets.",
+}
