@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor, nn
 
+from tests.controls import claims as claims_controls
 from tests.controls import evaluation as controls
 from tests.strategies import pixels, seeds, tensor
 from vp.data import ImageSet, Preprocess
@@ -22,10 +23,12 @@ from vp.evaluation import (
     PairedTest,
     Subset,
     contrast_test,
+    holm_adjusted,
     paired_test,
     per_image_correctness,
     predict,
     prediction_half_width,
+    seed_spread,
     wilson_interval,
 )
 
@@ -384,6 +387,93 @@ def test_a_contrast_needs_two_images_a_group(groups: tuple[Tensor, ...]) -> None
     """No group, a group of one image, or scores that are not one an image are refused."""
     with pytest.raises(ValueError, match=r"expected \(N,\) each, N of at least 2"):
         contrast_test(*groups)
+
+
+# -- many tests at once ----------------------------------------------------------------------------------------------------
+
+
+def assert_holm(adjust: Callable[[Sequence[float]], list[float]]) -> None:
+    assert adjust([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert adjust([0.9, 0.4, 0.02]) == pytest.approx([0.9, 0.8, 0.06])
+
+
+def test_holms_adjusted_p_values_are_those_published() -> None:
+    """Of p = 0.01, 0.04, 0.03 and 0.005 the first and last are significant at 5% (Wikipedia, Holm-Bonferroni method)."""
+    assert_holm(holm_adjusted)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        claims_controls.uncorrected,
+        claims_controls.bonferroni,
+        claims_controls.step_down_without_memory,
+        claims_controls.benjamini_hochberg,
+    ],
+    ids=name_of,
+)
+def test_wrong_corrections_are_rejected(wrong: Callable[[Sequence[float]], list[float]]) -> None:
+    """No correction, one that is too sharp, one that is not monotone and one of another error fail the published example."""
+    with pytest.raises(AssertionError):
+        assert_holm(wrong)
+
+
+@given(p_values=st.lists(st.floats(0, 1), max_size=8))
+def test_a_correction_lies_between_none_and_bonferronis(p_values: list[float]) -> None:
+    """Adjusted p-values keep their order, are at least p and at most m p, which the smallest one is."""
+    adjusted = holm_adjusted(p_values)
+    assert len(adjusted) == len(p_values)
+    for p, one in zip(p_values, adjusted, strict=True):
+        assert min(1.0, p) <= one <= min(1.0, len(p_values) * p)
+    if p_values:
+        assert min(adjusted) == min(1.0, len(p_values) * min(p_values))
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    assert [adjusted[i] for i in order] == sorted(adjusted)
+
+
+def test_holm_bounds_the_chance_of_any_false_rejection() -> None:
+    """Of 4,000 families of ten true null hypotheses at most about 5% have any rejection, where a single p rejects 40%."""
+    p_values = torch.rand(4000, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rejecting = sum(min(holm_adjusted(family)) < 0.05 for family in p_values.tolist())
+    assert 150 < rejecting < 250
+    assert (p_values.amin(1) < 0.05).double().mean() > 0.35
+
+
+@pytest.mark.parametrize("p_values", [[-0.1], [1.1], [0.5, float("nan")]])
+def test_what_is_no_p_value_is_refused(p_values: list[float]) -> None:
+    """A p-value outside [0, 1] is an error that shows them."""
+    with pytest.raises(ValueError, match="expected 0 to 1 each"):
+        holm_adjusted(p_values)
+
+
+# -- the spread over seeds -------------------------------------------------------------------------------------------------
+
+SLEEP = [1.2, 2.4, 1.3, 1.3, 0.0, 1.0, 1.8, 0.8, 4.6, 1.4]  # Student (1908): hours of sleep gained by ten patients, R's `sleep`
+
+
+def assert_students(interval: Callable[[Sequence[float]], tuple[float, float]]) -> None:
+    assert interval(SLEEP) == pytest.approx((0.7001142, 2.4598858), abs=1e-6)
+
+
+def test_the_seed_spread_is_students() -> None:
+    """Student's sleep data have mean 1.58, standard deviation 1.23 and, as R's t.test prints, the interval 0.7001 to 2.4599."""
+    spread = seed_spread(SLEEP)
+    assert (spread.mean, spread.std) == pytest.approx((1.58, 1.229995), abs=1e-6)
+    assert_students(lambda values: seed_spread(values).interval)
+
+
+@pytest.mark.parametrize("wrong", [claims_controls.normal_interval, claims_controls.interval_of_one_seed], ids=name_of)
+def test_wrong_spreads_are_rejected(wrong: Callable[[Sequence[float]], tuple[float, float]]) -> None:
+    """A spread taken for known, or that of one seed for that of the mean, fails the published example."""
+    with pytest.raises(AssertionError):
+        assert_students(wrong)
+
+
+@pytest.mark.parametrize("values", [[], [90.0], [90.0, float("nan")], [90.0, float("inf")]])
+def test_one_seed_has_no_spread(values: list[float]) -> None:
+    """Fewer than two seeds, or a value that is not finite, is an error."""
+    with pytest.raises(ValueError, match="give finite values of at least two seeds"):
+        seed_spread(values)
 
 
 # -- where one more seed falls ---------------------------------------------------------------------------------------------

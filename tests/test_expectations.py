@@ -18,11 +18,14 @@ from tests.controls import evaluation as controls
 from vp.evaluation import ContrastTest, PairedTest, prediction_half_width
 from vp.expectations import (
     Expectation,
+    Published,
     Verdict,
     accept,
     cell_verdict,
     load_expectations,
     load_known_failures,
+    load_published,
+    load_unjudged,
     ordering_verdict,
 )
 from vp.experiments import SCALES, runs
@@ -63,6 +66,13 @@ def test_expectations_are_read_from_all_files_of_a_scale(tmp_path: Path) -> None
     assert load_expectations(tmp_path, "full") == load_expectations(tmp_path, "none") == {}
 
 
+def line_of(path: Path, field: str) -> int:
+    """The line of a field of the last run in a file, or of its head where the field is a table of its own."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    head = lines.index("[padding-10]")
+    return next((i for i in range(head, len(lines)) if lines[i].startswith(f"{field} =")), head) + 1
+
+
 WRONG = {
     "value": ["90", True, [90.5], -0.1, 100.1, math.nan, math.inf],
     "tolerance": ["1", False, {"plus": 1}, -0.1, 100.1, math.nan, math.inf],
@@ -73,22 +83,22 @@ WRONG = {
 
 @pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in WRONG.items() for value in values])
 def test_a_wrong_field_is_named(field: str, value: object, tmp_path: Path) -> None:
-    """A field of the wrong type or out of range is an error of one line that names file, run and field."""
+    """A field of the wrong type or out of range is an error of one line that names file, line, run and field."""
     path = write(tmp_path, tomli_w.dumps({"good": GOOD, "padding-10": {**GOOD, field: value}}))
     with pytest.raises(VpError) as error:
         load_expectations(tmp_path, "mini")
-    assert str(error.value).startswith(f"{path}: [padding-10] {field} is ")
+    assert str(error.value).startswith(f"{path}:{line_of(path, field)}: [padding-10] {field} is ")
     assert "expected " in str(error.value)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("field", GOOD)
 def test_a_missing_field_is_named(field: str, tmp_path: Path) -> None:
-    """A missing field is an error that names file, run and field."""
+    """A missing field is an error that names file, the line of the run, run and field."""
     path = write(tmp_path, tomli_w.dumps({"padding-10": {key: value for key, value in GOOD.items() if key != field}}))
     with pytest.raises(VpError, match=r"\[padding-10\] \w+ is missing, expected") as error:
         load_expectations(tmp_path, "mini")
-    assert str(error.value).startswith(f"{path}: [padding-10] {field} is missing")
+    assert str(error.value).startswith(f"{path}:1: [padding-10] {field} is missing")
 
 
 @pytest.mark.parametrize("text", ["padding-10 = 90.5", "padding-10 = [90.5, 1]", "[[padding-10]]\nvalue = 90.5"])
@@ -126,7 +136,7 @@ def test_a_run_has_one_expectation(tmp_path: Path) -> None:
     path = write(tmp_path, tomli_w.dumps({"padding-10": GOOD}), "table_2.toml")
     with pytest.raises(VpError, match="run 'padding-10' has a second expectation: keep one") as error:
         load_expectations(tmp_path, "mini")
-    assert str(error.value).startswith(f"{path}: ")
+    assert str(error.value).startswith(f"{path}:1: ")
 
 
 @given(text=st.text(max_size=60) | st.from_regex(r"\[a\]\n(value|tolerance) = [0-9.+-]{1,5}\n", fullmatch=True))
@@ -181,6 +191,57 @@ def test_every_known_failure_is_of_a_scale() -> None:
         load_known_failures(EXPECTATIONS, scale)
     listed = tomllib.loads((EXPECTATIONS / "known_failures.toml").read_text(encoding="utf-8"))
     assert {scale for by_scale in listed.values() for scale in by_scale} <= set(SCALES)
+
+
+# -- runs that nothing judges, and figures published elsewhere ---------------------------------------------------------------
+
+
+def test_unjudged_runs_are_those_of_the_scale(tmp_path: Path) -> None:
+    """Patterns of runs without an expectation are read with their reasons for the scale asked for; without a file, none."""
+    assert load_unjudged(tmp_path, "mini") == {}
+    (tmp_path / "unjudged.toml").write_text('[mini]\n"a-*" = "not built"\n[full]\nb = "no value"\n')
+    assert load_unjudged(tmp_path, "mini") == {"a-*": "not built"}
+    assert load_unjudged(tmp_path, "full") == {"b": "no value"}
+    assert load_unjudged(tmp_path, "other") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[mini]\na = 1", r"unjudged\.toml:2: \[mini\] a is 1, expected the reason as text"),
+        ('[mini]\na = " "', r"unjudged\.toml:2: \[mini\] a is ' ', expected the reason as text"),
+        ("mini = 1", r"unjudged\.toml: 'mini' is 1, expected a table"),
+        ("[mini", "is not valid TOML"),
+    ],
+)
+def test_a_malformed_reason_is_named(text: str, complaint: str, tmp_path: Path) -> None:
+    """A run excused without a reason is an error that names file, line and run."""
+    (tmp_path / "unjudged.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(VpError, match=complaint):
+        load_unjudged(tmp_path, "mini")
+
+
+def test_published_figures_are_read_by_run(tmp_path: Path) -> None:
+    """Figures published elsewhere are read by run, several for one; without a file there are none."""
+    assert load_published(tmp_path) == {}
+    (tmp_path / "published.toml").write_text('[["a-1"]]\nvalue = 91\nwhat = "x"\n[["a-1"]]\nvalue = 89.5\nwhat = "y"\n')
+    assert load_published(tmp_path) == {"a-1": [Published(91.0, "x"), Published(89.5, "y")]}
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ('[[a]]\nwhat = "x"\nvalue = "9"', r"published\.toml:3: \[a\] value is '9', expected a number"),
+        ("[[a]]\nvalue = 9", r"published\.toml:1: \[a\] what is missing, expected text"),
+        ('[a]\nvalue = 9\nwhat = "x"', r"expected tables \[\[a\]\] with value and what"),
+        ("[[a]", "is not valid TOML"),
+    ],
+)
+def test_a_malformed_published_figure_is_named(text: str, complaint: str, tmp_path: Path) -> None:
+    """A malformed figure is an error that names file, line, run and field."""
+    (tmp_path / "published.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(VpError, match=complaint):
+        load_published(tmp_path)
 
 
 # -- accepting -------------------------------------------------------------------------------------------------------------

@@ -234,10 +234,14 @@ def _sum_up(claim: Claim, found: Sequence[_Finding], links: tuple[Link, ...], ru
             complaint = f"{claim.id} is contradicted: {finding.evidence}"
         elif finding.test_passed and holds and finding.known_failure:
             complaint = f"{claim.id} is listed as a known failure, but holds: {finding.evidence}"
+    evidence = dict.fromkeys(finding.evidence for finding in found if finding.evidence)
+    if passed := sum(finding.test_passed and not finding.evidence for finding in found):
+        word = "proved" if claim.kind is Kind.THEOREM else "confirmed"
+        evidence[f"{word} by {passed} tests" if passed > 1 else f"{word} by its test"] = None
     return Judgement(
         claim,
         verdict,
-        tuple(dict.fromkeys(finding.evidence for finding in found if finding.evidence)),
+        tuple(evidence),
         "; ".join(reasons) if verdict is Verdict.NOT_RUN else "",
         links,
         runs,
@@ -283,7 +287,7 @@ def _by_record(record: Entry, entry: Entry) -> _Finding:
 def _by_outcome(entry: Entry) -> _Finding:
     """A test that recorded nothing: it proves its claim by passing and refutes it by failing; an accident does neither."""
     if entry["outcome"] == "passed":
-        return _Finding(Verdict.REPRODUCED)
+        return _Finding(Verdict.REPRODUCED, test_passed=True)
     if entry["outcome"] == "failed" and entry["refuted"]:
         return _Finding(Verdict.CONTRADICTED, f"refuted: {entry['reason']}")
     words = f"the test broke off: {entry['reason']}" if entry["outcome"] == "failed" else entry["reason"]

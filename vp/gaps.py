@@ -69,11 +69,11 @@ def climb(run: Run, trained: Result | None, expectation: Expectation, device: st
         clip = build_model(
             run if trained is None else replace(run, prompt=None, recipe=None, weights_from=None), ("any",), chosen
         ).clip
-        with _other_activation(clip) as name:
+        with other_activation(clip) as name:
             found[name] = top1(run)
         for mode in RESIZE_MODES:
             if mode != clip.preprocess.mode:
-                with _preprocessing(clip, mode):
+                with resizing(clip, mode):
                     found[f"{mode} resizing"] = top1(run)
     return [Rung(name, value, cell_verdict(value, expectation) is Verdict.REPRODUCED) for name, value in found.items()]
 
@@ -96,7 +96,7 @@ def _precision(device: torch.device) -> Iterator[str]:
 
 
 @contextmanager
-def _other_activation(clip: FrozenCLIP) -> Iterator[str]:
+def other_activation(clip: FrozenCLIP) -> Iterator[str]:
     """GELU in place of QuickGELU or the reverse, in both towers, while the context lasts."""
     kinds: tuple[type[nn.Module], ...] = (QuickGELU, nn.GELU)
     places = [
@@ -113,7 +113,7 @@ def _other_activation(clip: FrozenCLIP) -> Iterator[str]:
 
 
 @contextmanager
-def _preprocessing(clip: FrozenCLIP, mode: str) -> Iterator[None]:
+def resizing(clip: FrozenCLIP, mode: str) -> Iterator[None]:
     """Another resize mode while the context lasts."""
     usual = clip.preprocess
     try:
