@@ -6,7 +6,6 @@ import json
 import os
 import re
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -278,7 +277,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         try:
             path.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
         except OSError as error:
-            warnings.warn(f"no results: {path} cannot be written ({error.strerror})", stacklevel=1)
+            complaints.append(f"no results: {path} cannot be written ({error.strerror}): give --results another file")
     config.stash[WRITEUP] = content, complaints, time.perf_counter() - started
     if (complaints or content["problem"]) and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
