@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -96,7 +98,11 @@ def claims_of(item: pytest.Item) -> list[str]:
     """The ids of the claims that a test decides, with its parameters in place of {name}."""
     parameters = getattr(getattr(item, "callspec", None), "params", {})
     ids = [str(one) for marker in item.iter_markers("claim") for one in marker.args]
-    return [re.sub(r"\{(\w+)\}", lambda found: str(parameters.get(found[1], found[0])), one) for one in ids]
+    if not ids:
+        return []
+    from vp.claims import fill_in
+
+    return [fill_in(one, parameters) for one in ids]
 
 
 def _order(marker: pytest.Mark | None, scale: str) -> tuple[int, float]:
@@ -258,6 +264,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     global _CONTROLLER
     if not hasattr(session.config, "workerinput"):
         _CONTROLLER = session.config
+        if session.config.pluginmanager.hasplugin("dsession") and _wants_writeup(session.config):
+            # What the writeup imports takes seconds, which the controller has while its workers are busy.
+            threading.Thread(target=importlib.import_module, args=("vp.writeup",), daemon=True).start()
+
+
+def _wants_writeup(config: pytest.Config) -> bool:
+    return bool(config.getoption("--results") or getattr(config.option, "htmlpath", None))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -268,8 +281,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     if config.getoption("--accept"):
         _accept(config)
-    wanted = config.getoption("--results") or getattr(config.option, "htmlpath", None)
-    if not wanted and not any(entry["kind"] == "judged" for entry in config.stash[ENTRIES]):
+    if not _wants_writeup(config) and not any(entry["kind"] == "judged" for entry in config.stash[ENTRIES]):
         return
     started = time.perf_counter()
     content, complaints = _writeup(config)
@@ -332,7 +344,7 @@ SCALE_IN_WORDS = {
     "full": "Scale: full. CIFAR-10 and CIFAR-100 with OpenAI's CLIP ViT-B/32; numbers are held to the report's, within "
     "tolerances taken from independent replications.",
 }
-NUMBERS_ELSEWHERE = "a number of CIFAR and ViT-B/32: only the full scale can tell; the miniature's counterpart is shown"
+NUMBERS_ELSEWHERE = "only the full scale can tell, with CIFAR and ViT-B/32; shown is the miniature's counterpart"
 
 
 def _computed_with(provenances: list[dict[str, str]]) -> str:

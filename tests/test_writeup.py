@@ -421,14 +421,14 @@ kind = "theorem"
 sentence = "What is wrong."
 code = ["vp.prompts"]
 
-[first]
+[first-ordering]
 section = "2.3"
 kind = "ordering"
 family = "table_3"
 sentence = "One is better."
 code = ["vp.prompts"]
 
-[second]
+[second-ordering]
 section = "2.3"
 kind = "ordering"
 family = "table_3"
@@ -473,11 +473,11 @@ def test_refuted():
 def paired(p_value, sign):
     return {"first_better": 20 + 10 * sign, "second_better": 20 - 10 * sign, "mean_difference": 0.02 * sign, "p_value": p_value}
 
-@pytest.mark.claim("{which}")
+@pytest.mark.claim("{which}-ordering")
 @pytest.mark.parametrize(("which", "p_value"), [("first", 0.001), ("second", 0.04)])
 def test_orderings(which, p_value, record):
-    record("judged", claim=which, evidence="measured", verdict="within noise", known_failure="", paired=paired(p_value, -SIGN),
-           contrast=None, or_equal=False)
+    record("judged", claim=which + "-ordering", evidence="measured", verdict="within noise", known_failure="",
+           paired=paired(p_value, -1), contrast=None, or_equal=False)
 
 @pytest.mark.claim("cases")
 @pytest.mark.parametrize("case", ["one", "two"])
@@ -500,7 +500,7 @@ def test_cannot_run():
 def test_measures(record):
     record("cell", run="zero-shot-10-test", value=90.125, interval=(88.75, 91.5), seeds=[90.0, 90.25], expected=90.0,
            tolerance=0.5, verdict="reproduced", reason=None, provenance={"torch": "2", "device": "planted", "commit": ""})
-'''.replace("-SIGN", "-1")
+'''
 
 ELSEWHERE = '''
 import pytest
@@ -563,8 +563,8 @@ def test_the_report_opens_with_the_writeup(workers: str, project: Path) -> None:
         "proved": "reproduced",
         "right": "corrected",
         "wrong": "contradicted",
-        "first": "contradicted",  # 0.002 by Holm
-        "second": "contradicted",  # 0.04 by Holm, which the test, by Bonferroni's 0.08, could not see
+        "first-ordering": "contradicted",  # 0.002 by Holm
+        "second-ordering": "contradicted",  # 0.04 by Holm, which the test, by Bonferroni's 0.08, could not see
         "cases": "NOT RUN" if deselecting else "reproduced",
         "elsewhere": "reproduced",
         "perhaps": "argued",
@@ -581,7 +581,7 @@ def test_the_report_opens_with_the_writeup(workers: str, project: Path) -> None:
     assert "passed A test's sentence with <i>markup</i>. test_proved" in text_of(writeup)
     assert "href='tests/test_2_9_planted.py'" in writeup
     assert "claim 'unknown' is not in claims.toml" in text_of(writeup)
-    assert "second is contradicted: measured (0.04 by Holm over 2 orderings)" in done.stdout
+    assert "second-ordering is contradicted: measured (by Holm over 2 orderings: 0.04)" in done.stdout
 
     accepted = project / "expectations" / "mini" / "table_1.toml"
     assert accepted.exists() == bool(accepting)
@@ -598,7 +598,10 @@ def test_a_partial_run_says_so(project: Path) -> None:
     assert "3 passed in " in done.stdout
     assert done.returncode == 1
     decided = verdicts_in(results_of(project))
-    assert {name for name, verdict in decided.items() if verdict not in ("NOT RUN", "argued")} == {"first", "second"}
+    assert {name for name, verdict in decided.items() if verdict not in ("NOT RUN", "argued")} == {
+        "first-ordering",
+        "second-ordering",
+    }
 
 
 @pytest.mark.parametrize("how", ["a worker that dies", "an interrupt"])

@@ -126,7 +126,7 @@ def find_claim(name: str, claims: Mapping[str, Claim]) -> Claim:
 
 @dataclass(frozen=True)
 class Link:
-    """A test function and the claims that its marker names; parameters of the test stand in braces: "more-help-{column}"."""
+    """A test function and the claims that its markers name, for all values of its parameters."""
 
     test: str  # FILE::FUNCTION, the file from the project's folder on
     line: int
@@ -134,10 +134,14 @@ class Link:
     judges_runs: bool  # it holds the numbers of runs to their expectations
 
     def decides(self, claim: Claim) -> bool:
-        """Does the marker name this claim, or may the numbers judged be those of this claim's section?"""
-        named = any(re.fullmatch(re.sub(r"\\\{\w+\\\}", ".+", re.escape(one)), claim.id) for one in self.claims)
+        """Does a marker name this claim, or may the numbers judged be those of this claim's section?"""
         chapter = "test_" + claim.section[:3].replace(".", "_")
-        return named or (self.judges_runs and bool(claim.runs) and chapter in self.test)
+        return claim.id in self.claims or (self.judges_runs and bool(claim.runs) and chapter in self.test)
+
+
+def fill_in(claim: str, parameters: Mapping[str, object]) -> str:
+    """The id that a marker names, {name} replaced by that parameter of the test; what is no parameter stays as it is."""
+    return re.sub(r"\{(\w+)\}", lambda found: str(parameters.get(found[1], found[0])), claim)
 
 
 def find_links(tests: Path) -> list[Link]:
@@ -146,13 +150,40 @@ def find_links(tests: Path) -> list[Link]:
     for path in sorted(tests.glob("test_[0-9]*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-                calls = [call for part in node.decorator_list for call in ast.walk(part) if isinstance(call, ast.Call)]
-                named = [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "claim"]
-                claims = tuple(str(a.value) for call in named for a in call.args if isinstance(a, ast.Constant))
+                marks = _marks(node)
+                named = [str(arg.value) for mark in marks.get("claim", ()) for arg in mark.args if isinstance(arg, ast.Constant)]
+                rows = [row for mark in marks.get("parametrize", ()) for row in _parameters(mark)] or [{}]
+                claims = tuple(dict.fromkeys(fill_in(claim, row) for claim in named for row in rows))
                 judges = any(isinstance(part, ast.Attribute) and part.attr == "cell" for part in ast.walk(node))
                 if claims or judges:
                     links.append(Link(f"{tests.name}/{path.name}::{node.name}", node.lineno, claims, judges))
     return links
+
+
+def _marks(node: ast.FunctionDef) -> dict[str, list[ast.Call]]:
+    """The calls in a test's decorators by the last part of their names, those inside of parameters included."""
+    found: dict[str, list[ast.Call]] = {}
+    for decorator in node.decorator_list:
+        for call in ast.walk(decorator):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
+                found.setdefault(call.func.attr, []).append(call)
+    return found
+
+
+def _parameters(mark: ast.Call) -> list[dict[str, object]]:
+    """The values that are written out in a parametrize decorator, a dictionary for each case."""
+    if len(mark.args) < 2 or not isinstance(mark.args[1], ast.List | ast.Tuple):
+        return []
+    try:
+        given = ast.literal_eval(mark.args[0])
+    except ValueError:
+        return []
+    names = [name.strip() for name in given.split(",")] if isinstance(given, str) else [str(name) for name in given]
+    rows: list[dict[str, object]] = []
+    for case in mark.args[1].elts:
+        values = case.args if isinstance(case, ast.Call) else [case] if len(names) == 1 else getattr(case, "elts", [])
+        rows.append({name: value.value for name, value in zip(names, values, strict=False) if isinstance(value, ast.Constant)})
+    return rows
 
 
 # -- verdicts --------------------------------------------------------------------------------------------------------------
@@ -327,7 +358,8 @@ def _adjust(judged: Sequence[Entry], claims: Mapping[str, Claim]) -> list[Entry]
         p_values = holm_adjusted([test.p_value for test in tests] + [1.0] * (size - len(members)))
         for member, test, p_value in zip(members, tests, p_values, strict=False):
             verdict = ordering_verdict(replace(test, p_value=p_value), member["or_equal"])
-            corrected = f" ({p_value:.2g} by Holm over {size} orderings)" if size > 1 else ""
+            words = f"{p_value:.2g}" if p_value > 1e-99 else "below 1e-99"
+            corrected = f" (by Holm over {size} orderings: {words})" if size > 1 else ""
             others.append({**member, "verdict": str(verdict), "evidence": member["evidence"] + corrected, "p_value": p_value})
     return others
 

@@ -115,3 +115,12 @@ CAPTIONS = {
     "noise_curve": "The same under stronger noise.",
     "table_6": "Table 6. Top-1 accuracy (%) on the 110 classes of both test sets.",
 }
+
+TITLES = {
+    "networks": "Table of networks",
+    "table_1_2": "Table of fine-tuning",
+    "why": "Table of readouts",
+    "noise_curve": "Table of noise",
+    "table-6-parts": "Table 6 in parts",
+    "costs": "Table of costs",
+}

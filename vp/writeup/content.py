@@ -21,7 +21,7 @@ from vp.evaluation import seed_spread
 from vp.expectations import Expectation, Published, Verdict
 from vp.experiments import RESIDUAL_NETWORKS, DeepTokens, Run
 from vp.runtime import VpError
-from vp.writeup.chapters import CAPTIONS, CHAPTERS, Section
+from vp.writeup.chapters import CAPTIONS, CHAPTERS, TITLES, Section
 
 PACKAGE = Path(__file__).parent.parent
 Content = dict[str, Any]
@@ -106,7 +106,7 @@ def _section(
 
 def title_of(name: str) -> str:
     """A table's or figure's id in words: `figure-5` is Figure 5."""
-    return re.sub(r"[-_]", " ", name).capitalize()
+    return TITLES.get(name) or re.sub(r"[-_]", " ", name).capitalize()
 
 
 def _figure(name: str, entries: Sequence[Entry]) -> Content:

@@ -46,7 +46,7 @@ body:not(:has(#pytest-table[open])) :is(.run-count, .filter, .summary__reload, .
 .vp td { border-bottom: 1px solid var(--line); padding: .4rem .8rem .4rem 0; vertical-align: top; }
 .vp td.number { text-align: right; }
 .vp .claims { width: 100%; table-layout: fixed; } .vp .claims td { overflow-wrap: anywhere; }
-.vp .claims th:nth-child(1) { width: 50%; } .vp .claims th:nth-child(2) { width: 14%; }
+.vp .claims th:nth-child(1) { width: 43%; } .vp .claims th:nth-child(2) { width: 13%; }
 .vp .claims th:nth-child(4) { width: 8.2rem; }
 .vp .where { display: block; color: var(--quiet); font-size: .82rem; margin-top: .15rem; }
 .vp .truth { display: block; margin-top: .15rem; }
