@@ -116,8 +116,9 @@ class Judge:
             for images, correct in _by_dataset(cells, seeds).items():
                 scores[images] = scores.get(images, torch.zeros(images[1])) + weight * correct.float().mean(0)
         test = contrast_test(*scores.values())
-        terms = " ".join(f"{weight:+g} x {_names(cells)}" for weight, cells in weights)
-        self.decide(test, f"{terms}: {100 * test.mean_difference:+.2f} points, {_p(test.p_value)}", claim=claim)
+        terms = " ".join(f"{weight:+g} x {_names(cells)}" for weight, cells in weights) if len(weights) == 2 else ""
+        what = terms or "difference of differences"
+        self.decide(test, f"{what}: {100 * test.mean_difference:+.2f} points, {_p(test.p_value)}", claim=claim)
 
     def decide(self, test: PairedTest | ContrastTest, evidence: str, *, or_equal: bool = False, claim: str = "") -> None:
         """Records an ordering; fails when it is contradicted even by Bonferroni's bound over the orderings of its family.

@@ -180,7 +180,7 @@ def test_a_claim_says_what_where_and_why() -> None:
     )
     html = page(judgements=[one], folder=Path("../project"))
     assert row_of(html, "a") == (
-        "“sentence of a” In truth: Not so. Test test_a · Code vp.prompts.Padding · See Figure 5 , Table 2 "
+        "sentence of a In truth: Not so. Test test_a · Code vp.prompts.Padding · See Figure 5 , Table 2 "
         "1 > 2 measured 3 and 4 corrected"
     )
     assert "<a href='../project/tests/test_2_2_visual_prompts.py' title='tests/test_2_2_visual_prompts.py:7'>" in html
@@ -194,7 +194,7 @@ def test_an_added_claim_is_no_quotation() -> None:
     """What the report does not say is not put into its mouth; an argued claim has its reason."""
     html = page(judgements=[judgement("a", added=True), judgement("b", None), judgement("c", Verdict.NOT_RUN, reason="no GPU")])
     assert row_of(html, "a").startswith("sentence of a (added)")
-    assert row_of(html, "b").startswith("“sentence of b”")
+    assert row_of(html, "b").startswith("sentence of b")
     assert row_of(html, "b").endswith("argued")
     assert row_of(html, "c").endswith("no GPU NOT RUN")
 
@@ -575,8 +575,8 @@ def test_the_report_opens_with_the_writeup(workers: str, project: Path) -> None:
     assert row_of(writeup, "zero-shot-10-test").endswith("90.12 (88.8 to 91.5, seeds ± 0.18) 90.00 ± 0.50 reproduced")
     assert row_of(writeup, "padding-10").endswith("NOT RUN RuntimeError: planted <failure>")
     assert row_of(writeup, "padding-100").endswith("NOT RUN planted reason")
-    assert row_of(writeup, "proved").startswith("“A theorem with <script>markup</script>.” Test test_proved")
-    assert row_of(writeup, "right").startswith("“The report's <b>words</b>.” In truth: What is right.")
+    assert row_of(writeup, "proved").startswith("A theorem with <script>markup</script>. Test test_proved")
+    assert row_of(writeup, "right").startswith("The report's <b>words</b>. In truth: What is right.")
     assert row_of(writeup, "wrong").endswith("refuted: AssertionError: planted <refutation> assert 1 == 2 contradicted")
     assert "passed A test's sentence with <i>markup</i>. test_proved" in text_of(writeup)
     assert "href='tests/test_2_9_planted.py'" in writeup

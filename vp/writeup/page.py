@@ -6,6 +6,7 @@ It needs no script: what is folded away opens by itself, and pytest's own table,
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -36,7 +37,7 @@ body:not(:has(#pytest-table[open])) :is(.run-count, .filter, .summary__reload, .
   #environment-header, #environment) { display: none !important; }
 .vp h2 { font-size: 1.3rem; margin: 2.4rem 0 .4rem; border-top: 1px solid var(--line); padding-top: 1rem; }
 .vp h3 { font-size: 1.05rem; margin: 1.8rem 0 .3rem; }
-.vp p { max-width: 46rem; } .vp .lead { font-size: 1.08rem; }
+.vp p, .vp h2, .vp h3 { color: var(--ink); } .vp p { max-width: 46rem; } .vp .lead { font-size: 1.08rem; }
 .vp a { color: var(--link); text-decoration-thickness: 1px; text-underline-offset: 2px; }
 .vp code { font-size: .92em; overflow-wrap: anywhere; }
 .vp .wide { overflow-x: auto; }
@@ -51,7 +52,8 @@ body:not(:has(#pytest-table[open])) :is(.run-count, .filter, .summary__reload, .
 .vp .where { display: block; color: var(--quiet); font-size: .82rem; margin-top: .15rem; }
 .vp .truth { display: block; margin-top: .15rem; }
 .vp figure { margin: 1rem 0; } .vp figure svg { max-width: 100%; height: auto; color: var(--ink); }
-.vp .verdict { white-space: nowrap; font-weight: 600; } .vp .quiet { color: var(--quiet); font-size: .88rem; }
+.vp .verdict { white-space: nowrap; font-weight: 600; } .vp .quiet, .vp p.quiet { color: var(--quiet); font-size: .88rem; }
+.vp .value { white-space: nowrap; } .vp .why { display: block; min-width: 9rem; max-width: 22rem; }
 .vp .reproduced::before { content: "\\2713\\00a0"; color: var(--green); }
 .vp .within-noise::before { content: "\\2248\\00a0"; color: var(--blue); }
 .vp .contradicted::before { content: "\\2717\\00a0"; color: var(--orange); }
@@ -108,8 +110,8 @@ def _opening(content: Content) -> str:
     statements, numbers = content["statements"], content["numbers"]
     total, ran = sum(statements.values()), sum(statements.values()) - statements[Verdict.NOT_RUN]
     rows = [
-        f"<tr><td>{_mark(verdict)}</td><td class='number'>{statements[verdict]}</td><td class='number'>{numbers[verdict]}</td>"
-        f"<td class='quiet'>{MEANING[verdict]}</td></tr>"
+        f"<tr><td>{_mark(verdict)}<br><span class='quiet'>{MEANING[verdict]}</span></td>"
+        f"<td class='number'>{statements[verdict]}</td><td class='number'>{numbers[verdict]}</td></tr>"
         for verdict in Verdict
     ]
     problem = f"<p class='problem'>No statement can be judged: {escape(content['problem'])}</p>" if content["problem"] else ""
@@ -120,9 +122,9 @@ def _opening(content: Content) -> str:
         f"{statements[Verdict.NOT_RUN]} not run. {content['argued']} more can only be argued.</p>"
         + problem
         + f"<p>{escape(content['about'].get('scale', ''))}</p>"
-        + _html_table("Verdicts of this run", ("Verdict", "Statements", "Numbers", "Meaning"), rows)
-        + "<p class='quiet'>A statement is a sentence of the report, or one added to judge it by; a number is one accuracy, held "
-        "to what is expected at this scale. Names of tests and functions link to their files; where a link leads nowhere, as in a "
+        + _html_table("Verdicts of this run", ("Verdict", "Statements", "Numbers"), rows)
+        + "<p class='quiet'>A statement is a sentence of the report, shortened, or one added to judge it by; a number is one "
+        "accuracy, held to what is expected at this scale. Names of tests and functions link to their files; where a link leads nowhere, as in a "
         "copy of this page, <code>rg NAME</code> in the project finds them. Intervals are of 95%.</p>"
         f"<p class='quiet'>{escape(content['about'].get('provenance', ''))}</p>"
     )
@@ -137,7 +139,7 @@ def _claims(claims: Sequence[Content], folder: Path | None) -> str:
     head = "<thead><tr><th>Statement</th><th>Report</th><th>This run</th><th>Verdict</th></tr></thead>"
     rows = []
     for claim in claims:
-        evidence = "<br>".join(escape(line) for line in claim["evidence"])
+        evidence = "<br>".join(_unbroken(escape(line)) for line in claim["evidence"])
         reason = f"<span class='quiet'>{escape(claim['reason'])}</span>" if claim["reason"] else ""
         rows.append(
             f"<tr id='{escape(claim['id'])}'><td>{_sentence(claim)}{_where(claim, folder)}</td>"
@@ -147,12 +149,17 @@ def _claims(claims: Sequence[Content], folder: Path | None) -> str:
     return f"<table class='claims'>{head}<tbody>{''.join(rows)}</tbody></table>"
 
 
+def _unbroken(text: str) -> str:
+    """A text whose numbers such as 3e-07 stay on one line."""
+    return re.sub(r"\d[\d.]*e-\d+", r"<span class='value'>\g<0></span>", text)
+
+
 def _sentence(claim: Content) -> str:
     """The report's words and, where they are wrong, the true statement; or a statement added to them."""
     if claim["added"]:
         return f"{escape(claim['sentence'])} <span class='quiet'>(added)</span>"
     truth = f"<span class='truth'><b>In truth:</b> {escape(claim['corrected'])}</span>" if claim["corrected"] else ""
-    return f"“{escape(claim['sentence'])}”{truth}"
+    return f"{escape(claim['sentence'])}{truth}"
 
 
 def _where(claim: Content, folder: Path | None) -> str:
@@ -194,7 +201,7 @@ def _table_of_numbers(name: str, caption: str, numbers: Sequence[Content]) -> st
     rows = []
     for number in numbers:
         expected = "–" if number["expected"] is None else f"{number['expected']:.2f} ± {number['tolerance']:.2f}"
-        why = f"<br><span class='quiet'>{escape(number['reason'])}</span>" if number["reason"] else ""
+        why = f" <span class='quiet why'>{escape(number['reason'])}</span>" if number["reason"] else ""
         texts = [escape(number["dataset"]), escape(number["what"]), _printed(number), _value(number) or "–", expected]
         if elsewhere:
             texts.append(
@@ -216,7 +223,7 @@ def _value(number: Content) -> str:
         return ""
     low, high = number["interval"]
     spread = f", seeds ± {number['std']:.2f}" if number["std"] is not None else ""
-    return f"{number['value']:.2f} <span class='quiet'>({low:.1f} to {high:.1f}{spread})</span>"
+    return f"<span class='value'>{number['value']:.2f} <span class='quiet'>({low:.1f} to {high:.1f}{spread})</span></span>"
 
 
 def _table_3(name: str, caption: str, numbers: Sequence[Content]) -> str:
@@ -245,7 +252,7 @@ def _table_3(name: str, caption: str, numbers: Sequence[Content]) -> str:
 
 def _value_and_verdict(number: Content) -> str:
     """A number in one table field, with its verdict's mark; the verdict in words as a tooltip, or the reason in full."""
-    words = f"<br><span class='quiet'>{escape(number['reason'])}</span>" if number["reason"] else ""
+    words = f" <span class='quiet why'>{escape(number['reason'])}</span>" if number["reason"] else ""
     if number["value"] is None:
         return f"<span id='{escape(number['run'])}'>{_mark(number['verdict'])}</span>{words}"
     mark = f"<span class='verdict {_style_of(number['verdict'])}' title='{escape(number['verdict'])}'></span>"
