@@ -1,4 +1,4 @@
-"""What building the writeup of a whole miniature run costs, part by part: pytest -s tests/bench_writeup.py. Prints; asserts nothing."""
+"""What the writeup of a whole miniature run costs, part by part: pytest -s tests/bench_writeup.py. Prints, asserts nothing."""
 
 from __future__ import annotations
 

@@ -74,9 +74,7 @@ def row_of(html: str, name: str) -> str:
 def counted(html: str, column: int = 0) -> dict[str, int]:
     """The table at the top: how often each verdict was given to statements (column 0) or numbers (1)."""
     (table,) = re.findall(r"<caption>Verdicts of this run</caption>(.*?)</table>", html)
-    rows = re.findall(
-        r"class='verdict ([\w-]+)'>[^<]*</span></td><td class='number'>(\d+)</td><td class='number'>(\d+)</td>", table
-    )
+    rows = re.findall(r"class='verdict ([\w-]+)'>.*?<td class='number'>(\d+)</td><td class='number'>(\d+)</td>", table)
     return {name: int(counts[column]) for name, *counts in rows}
 
 

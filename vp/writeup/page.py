@@ -124,8 +124,9 @@ def _opening(content: Content) -> str:
         + f"<p>{escape(content['about'].get('scale', ''))}</p>"
         + _html_table("Verdicts of this run", ("Verdict", "Statements", "Numbers"), rows)
         + "<p class='quiet'>A statement is a sentence of the report, shortened, or one added to judge it by; a number is one "
-        "accuracy, held to what is expected at this scale. Names of tests and functions link to their files; where a link leads nowhere, as in a "
-        "copy of this page, <code>rg NAME</code> in the project finds them. Intervals are of 95%.</p>"
+        "accuracy, held to what is expected at this scale. Names of tests and functions link to their files; where a link leads "
+        "nowhere, as in a copy of this page, <code>rg NAME</code> in the project finds them. Intervals are of 95%. Orderings are "
+        "paired tests on the same images, their p-values corrected by Holm over all orderings of the same table or figure.</p>"
         f"<p class='quiet'>{escape(content['about'].get('provenance', ''))}</p>"
     )
 
