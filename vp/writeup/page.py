@@ -30,6 +30,7 @@ body > * { order: 3; } body > h1 { order: 0; font-size: 1.7rem; line-height: 1.2
 body > p { order: 1; color: var(--quiet); margin: 0; font-size: .88rem; overflow-wrap: anywhere; }
 body > .summary { order: 2; display: block; min-width: 0; }
 .summary__data > h2 { display: none; } .summary__spacer { display: none; } .summary__data { flex: none; }
+.run-count, .filter, #environment-header h2 { color: var(--ink); }
 #results-table, #environment { color: var(--ink); font-size: .8rem; width: 100%; max-width: 100%; overflow-wrap: anywhere; }
 #results-table td, #results-table th, #environment td { color: inherit; border-color: var(--line); overflow-wrap: anywhere; }
 #environment tr:nth-child(odd), .log { background: var(--raised); color: var(--ink); }
@@ -50,6 +51,7 @@ body:not(:has(#pytest-table[open])) :is(.run-count, .filter, .summary__reload, .
 .vp .claims th:nth-child(1) { width: 43%; } .vp .claims th:nth-child(2) { width: 13%; }
 .vp .claims th:nth-child(4) { width: 8.2rem; }
 .vp .where { display: block; color: var(--quiet); font-size: .82rem; margin-top: .15rem; }
+.vp .where a:has(code) { text-decoration: none; } .vp .where a:hover { text-decoration: underline; }
 .vp .truth { display: block; margin-top: .15rem; }
 .vp figure { margin: 1rem 0; } .vp figure svg { max-width: 100%; height: auto; color: var(--ink); }
 .vp .verdict { white-space: nowrap; font-weight: 600; } .vp .quiet, .vp p.quiet { color: var(--quiet); font-size: .88rem; }
