@@ -109,7 +109,7 @@ def results(request: pytest.FixtureRequest, scale: str) -> Callable[[str], list[
 
     def get(name: str) -> list[Any]:
         run = find_run(name, scale)
-        seeds = range(options.seeds if run.prompt else 1)
+        seeds = range(options.seeds if run.adaptation else 1)
         try:
             return [obtain(run, seed, device=options.device, newer_than=newer_than) for seed in seeds]
         except NotAvailable as missing:

@@ -76,7 +76,7 @@ def test_a_prompt_on_foreign_data_is_named_so(scale: str) -> None:
 
 def test_a_missing_checkpoint_is_an_error() -> None:
     """A prompt to be evaluated elsewhere needs its trained weights: a random prompt never stands in."""
-    with pytest.raises(ValueError, match="needs the trained prompt of 'padding-10': perform that run first"):
+    with pytest.raises(ValueError, match="needs the trained weights of 'padding-10': perform that run first"):
         perform(find_run("padding-10-on-110", "mini"))
 
 

@@ -5,7 +5,7 @@ Rooms, in the order data flows; a module imports only from rooms above its own:
     runtime        home folder, device, seeds, provenance, errors a user can mend
     artifacts      files that verify themselves: safetensors with a checksum, written atomically
     data           images in memory: the embedded world, CIFAR, folders; splits; resize and normalise
-    models         frozen CLIP and its zero-shot head, at full size and in miniature
+    models         frozen CLIP and its zero-shot head, networks to fine-tune, at full size and in miniature
     prompts        visual prompts, and PromptedCLIP = prompt + frozen CLIP + text features
     evaluation     per-image correctness, intervals, paired tests
     training       the one training loop and its schedule

@@ -41,7 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     asking.add_argument("--backbone", default="mini-clip", help="mini-clip, or MODEL/PRETRAINED of open_clip")
     asking.add_argument("--json", action="store_true")
 
-    pretraining = commands.add_parser("pretrain", help="train the miniature CLIP from the embedded world, resumable")
+    pretraining = commands.add_parser("pretrain", help="train a miniature model from the embedded world, resumable")
+    pretraining.add_argument("model", nargs="?", default="mini-clip", choices=("mini-clip", "mini-resnet"))
     pretraining.add_argument("--steps", type=int, help="fewer for a try (default: what the shipped weights were trained with)")
     pretraining.add_argument("--out", type=Path, help="where to write the weights (default: into the package)")
     for command in (running, asking, pretraining):
@@ -59,7 +60,7 @@ def _list(arguments: argparse.Namespace) -> None:
         print(json.dumps([asdict(run) for run in known.values()], indent=2))
         return
     for run in known.values():
-        prompt = str(run.prompt or "zero-shot")
+        prompt = str(run.adaptation or "zero-shot")
         print(f"{run.name:<22} {run.table:<9} {run.dataset:<9} {run.split:<6} {prompt:<20} {run.backbone}")
 
 
@@ -136,21 +137,25 @@ def _draw(arguments: argparse.Namespace, paths: Sequence[Path], probabilities: T
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:
-    from vp.models.mini_clip import STEPS, WEIGHTS, pretrain
+    from dataclasses import replace
 
-    steps = STEPS if arguments.steps is None else arguments.steps
+    from vp.models import mini_clip, mini_resnet
+
+    model = {"mini-clip": mini_clip, "mini-resnet": mini_resnet}[arguments.model]
+    whole = model.SETTINGS.steps
+    steps = whole if arguments.steps is None else arguments.steps
     if steps < 1:
         raise VpError(f"--steps {steps}: give at least 1")
-    if arguments.out is None and steps != STEPS:
-        raise VpError(f"--steps {steps} is a try, not the {STEPS} steps of the package's weights: give --out a file to keep it in")
-    out = arguments.out or WEIGHTS
+    if arguments.out is None and steps != whole:
+        raise VpError(f"--steps {steps} is a try, not the {whole} steps of the package's weights: give --out a file to keep it in")
+    out = arguments.out or model.WEIGHTS
     try:  # before the training, not after it
         out.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out.parent).close()
     except OSError as error:
         raise VpError(f"cannot write {out} ({error.strerror}): give --out a file in a folder you can write") from error
-    checkpoint = home() / "pretrain" / "mini-clip.safetensors"
-    note = pretrain(out, checkpoint, steps=steps, device=pick_device(arguments.device))
+    checkpoint = home() / "pretrain" / f"{arguments.model}.safetensors"
+    note = model.pretrain(out, checkpoint, replace(model.SETTINGS, steps=steps), device=pick_device(arguments.device))
     print(f"wrote {out} after {steps} steps, {note['seconds'] / 60:.1f} minutes")
 
 

@@ -9,9 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
-from vp.evaluation.accuracy import per_image_correctness
+from vp.evaluation.accuracy import in_mode, per_image_correctness
 from vp.evaluation.batches import Batches
 from vp.runtime import VpError
 
@@ -60,9 +61,9 @@ def learning_rate_at(step: int, total_steps: int, recipe: Recipe) -> float:
 
 @dataclass(frozen=True)
 class Fit:
-    """What training leaves: the trained parameters after the last and the best epoch (by validation), and the history.
+    """What training leaves: the learnt state after the last and the best epoch (by validation), and the history.
 
-    `last` and `best` are separate copies by parameter name; epochs count from 1, the earliest of equally good ones is best.
+    `last` and `best` are separate copies of `learnt_state`; epochs count from 1, the earliest of equally good ones is best.
     """
 
     last: dict[str, Tensor]
@@ -79,15 +80,24 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return trained
 
 
+def learnt_state(model: nn.Module) -> dict[str, Tensor]:
+    """All that training changes, by name: trained parameters, and the running statistics of BatchNorm layers that follow the
+    model into training mode, whether their weights train or not."""
+    with in_mode(model, training=True):
+        moving = [(name, module) for name, module in model.named_modules() if isinstance(module, _BatchNorm) and module.training]
+    statistics = {f"{name}.{key}": buffer for name, module in moving for key, buffer in module.named_buffers()}
+    return {**trained_parameters(model), **statistics}
+
+
 def load_trained(model: nn.Module, weights: dict[str, Tensor]) -> None:
     """Put weights kept by `Fit` back into a model of the same build. Raises ValueError when names or shapes differ."""
-    trained = trained_parameters(model)
-    given, expected = ({name: tuple(p.shape) for name, p in some.items()} for some in (weights, trained))
+    learnt = learnt_state(model)
+    given, expected = ({name: tuple(p.shape) for name, p in some.items()} for some in (weights, learnt))
     if given != expected:
         raise ValueError(f"weights {given} do not fit the trained parameters {expected}")
     with torch.no_grad():
-        for name, parameter in trained.items():
-            parameter.copy_(weights[name])
+        for name, value in learnt.items():
+            value.copy_(weights[name])
 
 
 def fit(
@@ -99,10 +109,9 @@ def fit(
     shown on a terminal only. Raises TrainingDiverged when the loss or the trained parameters are not finite, ValueError when
     there is nothing to train on or to validate on.
     """
-    trained = trained_parameters(model)
+    parameters = list(trained_parameters(model).values())
     if not len(train) or not len(validation):
         raise ValueError(f"{len(train)} examples to train on and {len(validation)} to validate on: give at least one of each")
-    parameters = list(trained.values())
     if recipe.optimiser == "sgd":
         optimiser: torch.optim.Optimizer = torch.optim.SGD(parameters, lr=recipe.learning_rate, momentum=recipe.momentum)
     else:
@@ -110,6 +119,7 @@ def fit(
     fixed_order = torch.randperm(len(train))
     total_steps = recipe.epochs * math.ceil(len(train) / recipe.batch_size)
     step, best_correct, best_epoch = 0, -1, 0
+    learnt = learnt_state(model)
     best: dict[str, Tensor] = {}
     history: list[dict[str, float]] = []
     with tqdm(total=total_steps, desc=name, unit="step", leave=False, disable=None if progress else True) as bar:
@@ -141,5 +151,5 @@ def fit(
             bar.set_postfix(validation=f"{correct / len(validation):.1%}")
             if correct > best_correct:
                 best_correct, best_epoch = correct, epoch
-                best = {key: p.detach().clone() for key, p in trained.items()}
-    return Fit({key: p.detach().clone() for key, p in trained.items()}, best, best_epoch, history)
+                best = {key: value.detach().clone() for key, value in learnt.items()}
+    return Fit({key: value.detach().clone() for key, value in learnt.items()}, best, best_epoch, history)

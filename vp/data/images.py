@@ -44,6 +44,10 @@ class ImageSet:
         """The images at `indices`, in that order, under another split name if given."""
         return replace(self, pixels=self.pixels[indices], labels=self.labels[indices], split=split or self.split)
 
+    def flipped(self) -> ImageSet:
+        """The mirror images: left is right."""
+        return replace(self, pixels=self.pixels.flip(-1))
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of pixels, labels and class names: two sets with one fingerprint give the same numbers."""

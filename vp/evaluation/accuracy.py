@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
 from vp.evaluation.batches import Batches
 
 
-def predict(model: nn.Module, batches: Batches, batch_size: int = 250) -> tuple[Tensor, Tensor]:
-    """Top-1 class and true label of every example, both (N,) on the CPU. Each module is left in the mode it was found in."""
+@contextmanager
+def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """Put a model into training or evaluation mode, and each of its modules back into the mode it was found in."""
     modes = {module: module.training for module in model.modules()}
-    model.eval()
-    predicted, true = [], []
+    model.train(training)
     try:
-        with torch.inference_mode():
-            for indices in torch.arange(len(batches)).split(batch_size):
-                inputs, labels = batches[indices]
-                predicted.append(model(inputs).argmax(1).cpu())
-                true.append(labels.cpu())
+        yield
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+def predict(model: nn.Module, batches: Batches, batch_size: int = 250) -> tuple[Tensor, Tensor]:
+    """Top-1 class and true label of every example, both (N,) on the CPU. Each module is left in the mode it was found in."""
+    predicted, true = [], []
+    with in_mode(model, training=False), torch.inference_mode():
+        for indices in torch.arange(len(batches)).split(batch_size):
+            inputs, labels = batches[indices]
+            predicted.append(model(inputs).argmax(1).cpu())
+            true.append(labels.cpu())
     return torch.cat(predicted), torch.cat(true)
 
 

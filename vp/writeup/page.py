@@ -14,7 +14,7 @@ from html import escape
 from typing import Any
 
 from vp.expectations import Expectation, Verdict
-from vp.experiments import RESIDUAL_NETWORKS, DeepTokens, Run
+from vp.experiments import DeepTokens, Run
 
 Entry = Mapping[str, Any]
 
@@ -233,8 +233,7 @@ def _printed(name: str, report: Mapping[str, Expectation]) -> str:
 
 def _what(run: Run, runs: Mapping[str, Run]) -> str:
     """What a run evaluates, in words."""
-    residual = run.backbone in RESIDUAL_NETWORKS.values()
-    words = ["fine-tuned residual network" if residual else str(run.prompt or "zero-shot")]
+    words = [f"fine-tuned residual network: {run.head}" if run.head else str(run.prompt or "zero-shot")]
     if run.table == "table_1":
         words.append(run.split)
     if run.weights_from and (trained_on := runs[run.weights_from].dataset) != run.dataset:
