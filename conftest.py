@@ -98,8 +98,11 @@ def record(request: pytest.FixtureRequest) -> Callable[..., None]:
 
 
 @pytest.fixture
-def results(request: pytest.FixtureRequest, scale: str) -> Callable[[str], list[Any]]:
-    """results(run name): one Result a seed, from the store or trained now. What this machine lacks is NOT RUN."""
+def results(request: pytest.FixtureRequest, scale: str) -> Callable[..., list[Any]]:
+    """results(run name, at_least=1): one Result a seed, from the store or trained now. What this machine lacks is NOT RUN.
+
+    at_least: how many seeds the comparison needs, whatever `--seeds` says.
+    """
     from vp.experiments import find_run
     from vp.runtime import NotAvailable
     from vp.store import obtain
@@ -107,9 +110,9 @@ def results(request: pytest.FixtureRequest, scale: str) -> Callable[[str], list[
     options = request.config.option
     newer_than = request.config.stash[STARTED] if options.fresh else None
 
-    def get(name: str) -> list[Any]:
+    def get(name: str, at_least: int = 1) -> list[Any]:
         run = find_run(name, scale)
-        seeds = range(options.seeds if run.adaptation else 1)
+        seeds = range(max(options.seeds, at_least) if run.adaptation else 1)
         try:
             return [obtain(run, seed, device=options.device, newer_than=newer_than) for seed in seeds]
         except NotAvailable as missing:

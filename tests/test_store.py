@@ -19,7 +19,7 @@ from tests.controls import artifacts as controls
 from tests.test_artifacts import equal, largest_file
 from vp import performing, store
 from vp.data import GaussianNoise
-from vp.experiments import Result, Run, VisualPrompt
+from vp.experiments import NewHead, Result, Run, VisualPrompt
 from vp.runtime import VpError
 from vp.store import CorruptResultWarning, obtain
 from vp.training import Recipe
@@ -382,6 +382,7 @@ OTHER_SETTINGS = {
     "noise": GaussianNoise(0.1),
     "tested_epoch": "best",
     "template": "{}",
+    "validation_share": 0.1,
 }
 OTHER_RECIPE = {
     "optimiser": "adam",
@@ -405,7 +406,7 @@ OTHER_WORLDS = (
 def assert_key_sees_what_matters(key: Key, world: World) -> None:
     """One change at a time: settings, seed and surroundings give as many keys, names give none."""
     assert RUN.recipe is not None
-    assert {field.name for field in fields(Run)} == {*OTHER_NAMES, *OTHER_SETTINGS, "recipe", "weights_from"}, (
+    assert {field.name for field in fields(Run)} == {*OTHER_NAMES, *OTHER_SETTINGS, "recipe", "weights_from", "head"}, (
         "a new field of Run belongs here"
     )
     assert {field.name for field in fields(Recipe)} == {*OTHER_RECIPE}, "a new field of Recipe belongs here"
@@ -417,6 +418,8 @@ def assert_key_sees_what_matters(key: Key, world: World) -> None:
         keys[name] = key(replace(RUN, **{name: other}), 0, "auto")
     for name, other in OTHER_RECIPE.items():
         keys[f"recipe {name}"] = key(replace(RUN, recipe=replace(RUN.recipe, **{name: other})), 0, "auto")
+    for head in (NewHead(), NewHead("frozen"), NewHead(flip=0.5), NewHead(stages=("layer4",))):
+        keys[str(head)] = key(replace(RUN, prompt=None, head=head), 0, "auto")
     for name, other in OTHER_WORLDS:
         with mock.patch.object(world, name, other):
             keys[f"{name} {other}"] = key(RUN, 0, "auto")
@@ -458,8 +461,14 @@ def test_a_run_with_borrowed_weights_follows_the_run_it_borrows_from(world: Worl
 def test_a_prompt_without_training_or_source_is_refused() -> None:
     """A run with a prompt says how it is trained or whose weights it takes; a run without one says neither."""
     for wrong in ({"recipe": None}, {"prompt": None}):
-        with pytest.raises(ValueError, match="a prompt needs a recipe or the run its weights come from"):
+        with pytest.raises(ValueError, match="a prompt or head needs a recipe or the run its weights come from"):
             replace(RUN, **wrong)
+
+
+def test_a_prompt_and_a_head_together_are_refused() -> None:
+    """A run has a prompt of a CLIP or a head of a network, not both."""
+    with pytest.raises(ValueError, match="a prompt belongs to a CLIP and a head to another network: give one of them"):
+        replace(RUN, head=NewHead())
 
 
 CODE = """

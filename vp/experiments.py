@@ -99,6 +99,8 @@ class Run:
     validation_share: float = 0.2  # of the training images; they choose the best epoch
 
     def __post_init__(self) -> None:
+        if self.prompt and self.head:
+            raise ValueError(f"run {self.name!r}: a prompt belongs to a CLIP and a head to another network: give one of them")
         if (self.adaptation is not None) != (self.recipe is not None or self.weights_from is not None):
             raise ValueError(
                 f"run {self.name!r}: a prompt or head needs a recipe or the run its weights come from, and nothing else does"

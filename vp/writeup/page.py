@@ -73,6 +73,24 @@ class Section:
 
 
 CHAPTERS: dict[str, tuple[Section, ...]] = {
+    "1 Transfer learning": (
+        Section(
+            "1.2.a",
+            "Retraining the last layer",
+            "A residual network that was pre-trained on other images gets a new last layer for the 100-class set; only that "
+            "layer trains, and the epoch that does best on validation images is tested. “Drifting statistics” is the report's "
+            "way: the running means and variances of BatchNorm follow the new images. With “frozen statistics” they stay, so "
+            "that training needs the network's features only once. Whether whole stages should train, too, is asked in 1.2.c.",
+            tables=("table_1_2",),
+        ),
+        Section("1.2.b", "Mirror images as augmentation"),
+        Section(
+            "1.2.c",
+            "Last against first layers",
+            "The report argues in words that the last layers are the ones to fine-tune. Here both are trained with a new head, "
+            "from the same network, by the same recipe; the last stage has many more weights than the first.",
+        ),
+    ),
     "2 Visual prompting": (
         Section(
             "2.1.a",
@@ -149,6 +167,7 @@ CHAPTERS: dict[str, tuple[Section, ...]] = {
 }
 
 CAPTIONS = {
+    "table_1_2": "Section 1.2. Top-1 accuracy (%) of a fine-tuned residual network on the 100-class test set.",
     "table_1": "Table 1. Zero-shot top-1 accuracy (%) on training and test images.",
     "table_2": "Table 2. Top-1 accuracy (%) on test images with a learnt prompt.",
     "table_3": "Table 3. Top-1 accuracy (%) on test images with n deep prompts put in before block k.",
