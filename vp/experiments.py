@@ -220,7 +220,7 @@ SCALES: dict[str, Scale] = {
         padding_recipe=Recipe("adam", learning_rate=0.1, warmup_steps=0, epochs=4, batch_size=64),
         deep_recipe=Recipe("adam", learning_rate=0.1, warmup_steps=0, epochs=3, batch_size=64),
         network="mini-resnet",
-        head_recipe=Recipe("adam", learning_rate=1e-3, warmup_steps=0, schedule="constant", epochs=10, batch_size=32),
+        head_recipe=Recipe("adam", learning_rate=1e-3, warmup_steps=0, schedule="constant", epochs=8, batch_size=32),
         stage_recipe=Recipe("adam", learning_rate=1e-3, warmup_steps=0, schedule="constant", epochs=3, batch_size=32),
     ),
     "full": Scale(
