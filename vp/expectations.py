@@ -1,10 +1,10 @@
-"""The numbers a Run is held to, read from expectations/SCALE/TABLE.toml, and the verdict on what was measured."""
+"""The numbers a Run is held to, from expectations/SCALE/TABLE.toml, those read off the report's figures, and verdicts."""
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 from statistics import fmean
@@ -74,6 +74,46 @@ def load_known_failures(root: Path, scale: str) -> dict[str, str]:
             if name == scale:
                 reasons[claim] = entry["reason"]
     return reasons
+
+
+@dataclass(frozen=True)
+class ReadOff:
+    """What the report's figures show of one network: ms for a batch of 8, peak MiB at a batch of 64 without and with gradients."""
+
+    ms_per_batch: float
+    peak_mib_without: float
+    peak_mib_with: float
+
+
+@dataclass(frozen=True)
+class ReportFigures:
+    """Numbers read off the report's figures 1 to 4, by network, and the device on which the report measured them."""
+
+    device: str
+    source: str
+    networks: dict[str, ReadOff]
+
+
+def load_report_figures(root: Path) -> ReportFigures:
+    """report_figures.toml: device, source, and [networks.NAME]. Raises VpError that names file, network and field if malformed."""
+    path = root / "report_figures.toml"
+    if not path.exists():
+        raise VpError(f"{path} is missing: it holds what the report's figures 1 to 4 show")
+    content = _read(path)
+    for field in ("device", "source"):
+        if not isinstance(content.get(field), str):
+            raise VpError(f"{path}: {field} is {content.get(field)!r}, expected text")
+    entries = content.get("networks")
+    if not isinstance(entries, dict) or not entries:
+        raise VpError(f"{path}: networks is {entries!r}, expected tables [networks.NAME]")
+    wanted = [field.name for field in fields(ReadOff)]
+    for name, entry in entries.items():
+        if not isinstance(entry, dict) or {*entry} != {*wanted}:
+            raise VpError(f"{path}: [networks.{name}] is {entry!r}, expected a table of {', '.join(wanted)}")
+        for field, value in entry.items():
+            if type(value) not in (int, float) or not 0 < value < float("inf"):
+                raise VpError(f"{path}: [networks.{name}] {field} is {value!r}, expected a number above 0")
+    return ReportFigures(content["device"], content["source"], {name: ReadOff(**entry) for name, entry in entries.items()})
 
 
 def _parse(path: Path, name: str, entry: Any) -> Expectation:
