@@ -58,13 +58,15 @@ def pytest_configure_node(node: Any) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Full-scale reproduction needs a GPU. Runs go first, the slowest ahead; then what compares them; then all other tests; last what
-    measures, for it waits until the others pause."""
+    """Full-scale reproduction needs a GPU. Runs go first, the slowest ahead; then what compares them; then all other tests;
+    measurements last, for one waits until all others pause."""
     scale = config.getoption("--scale")
     for item in items:
         if item.get_closest_marker("reproduces") and scale == "full":
             item.add_marker(pytest.mark.gpu)
-    items.sort(key=lambda item: (item.get_closest_marker("alone") is not None, _order(item.get_closest_marker("reproduces"), scale)))
+    items.sort(
+        key=lambda item: (item.get_closest_marker("alone") is not None, _order(item.get_closest_marker("reproduces"), scale))
+    )
     if scale == "mini" and config.args_source is pytest.Config.ArgsSource.TESTPATHS:
         # The miniature report is the report's sections; the machinery's own tests belong to the fast tier, unless asked for.
         others = [item for item in items if not SECTION_FILE.match(item.path.name)]

@@ -174,3 +174,30 @@ def ordering_verdict(test: PairedTest | ContrastTest, or_equal: bool = False) ->
     if (or_equal and test.mean_difference >= 0) or (significant and test.mean_difference > 0):
         return Verdict.REPRODUCED
     return Verdict.WITHIN_NOISE
+
+
+def positive_verdict(interval: tuple[float, float]) -> Verdict:
+    """Is a quantity above 0, as claimed? By its confidence interval."""
+    low, high = interval
+    return Verdict.REPRODUCED if low > 0 else Verdict.CONTRADICTED if high < 0 else Verdict.WITHIN_NOISE
+
+
+def absent_verdict(interval: tuple[float, float]) -> Verdict:
+    """Is a quantity 0, as claimed? An interval can exclude that but never show it."""
+    low, high = interval
+    return Verdict.CONTRADICTED if low > 0 or high < 0 else Verdict.WITHIN_NOISE
+
+
+def faster_verdict(median_ratio: float, p_value: float) -> Verdict:
+    """Does the first take less time than the second, by the paired test of their ratios at the 5% level?"""
+    if p_value >= SIGNIFICANCE:
+        return Verdict.WITHIN_NOISE
+    return Verdict.REPRODUCED if median_ratio < 1 else Verdict.CONTRADICTED
+
+
+def repeated_verdict(times: int, repeats: int) -> Verdict:
+    """What holds in (nearly) all repeats of a measurement is reproduced, in (nearly) none contradicted."""
+    share = times / repeats
+    if share >= 1 - SIGNIFICANCE:
+        return Verdict.REPRODUCED
+    return Verdict.CONTRADICTED if share <= SIGNIFICANCE else Verdict.WITHIN_NOISE

@@ -45,7 +45,7 @@ class SharedDevice:
             yield
 
     @contextmanager
-    def alone(self, wait_s: float = 600) -> Iterator[None]:
+    def alone(self, wait_s: float = 1800) -> Iterator[None]:
         """Have the device to oneself, with all cores that the process may use; nobody else starts from now on.
 
         Raises VpError when others have not finished after `wait_s` seconds or the folder cannot be written, and RuntimeError when

@@ -24,6 +24,7 @@ from vp.evaluation.statistics import (
     correlation,
     paired_test,
     prediction_half_width,
+    signed_rank_test,
     wilson_interval,
 )
 
@@ -51,6 +52,7 @@ __all__ = [
     "prediction_half_width",
     "quartiles",
     "saved_bytes",
+    "signed_rank_test",
     "time_each",
     "time_without_and_with_gradients",
     "wilson_interval",

@@ -124,10 +124,12 @@ def time_each(
 def _synchronise() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+    elif torch.backends.mps.is_available():
+        torch.mps.synchronize()
 
 
 def time_without_and_with_gradients(
-    network: nn.Module, images: Tensor, repeats: int, warmup: int = 2, at_most_s: float = float("inf")
+    network: nn.Module, images: Tensor, repeats: int, warmup: int = 1, at_most_s: float = float("inf")
 ) -> tuple[Timing, Timing]:
     """A forward pass under `no_grad` and one that keeps what a backward pass needs, measured in interleaved pairs.
 
@@ -162,7 +164,9 @@ def peak_mib(forward: Callable[[], object], resident: Iterable[Tensor] = (), sta
     """
     if statistics is None:
         if not torch.cuda.is_available():
-            raise NotAvailable("peak memory is counted on CUDA devices and this machine has none: saved_bytes is exact on any device")
+            raise NotAvailable(
+                "peak memory is counted on CUDA devices and this machine has none: saved_bytes is exact on any device"
+            )
         statistics = torch.cuda
     here = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in resident}
     statistics.synchronize()
@@ -192,7 +196,9 @@ def back_off(step: Callable[[int], T], batch: int) -> tuple[T, int]:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         # Outside of `except`, so that the traceback no longer keeps the failed step's tensors.
         if fitting == 1:
-            raise VpError(f"not even one image fits into memory, {batch} were asked for ({reason}): take smaller images or networks")
+            raise VpError(
+                f"not even one image fits into memory, {batch} were asked for ({reason}): take smaller images or networks"
+            )
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         fitting //= 2
@@ -234,7 +240,13 @@ class NetworkCost:
 
 
 def network_cost(
-    network: nn.Module, image_px: int, *, time_batch: int = 8, memory_batch: int = 64, repeats: int = 50, at_most_s: float = float("inf")
+    network: nn.Module,
+    image_px: int,
+    *,
+    time_batch: int = 8,
+    memory_batch: int = 64,
+    repeats: int = 50,
+    at_most_s: float = float("inf"),
 ) -> NetworkCost:
     """Measures a network on the device it is on, which should be this process's alone (vp.sharing); see NetworkCost."""
     device = next(network.parameters()).device
@@ -247,9 +259,10 @@ def network_cost(
     (without, with_gradients), _ = back_off(
         lambda batch: time_without_and_with_gradients(network, images(batch), repeats, at_most_s=at_most_s), time_batch
     )
-    peak_without, peak_with, used = None, None, memory_batch
+    peaks: tuple[float, float] | tuple[None, None] = (None, None)
+    used = memory_batch
     if device.type == "cuda":
-        (peak_without, peak_with), used = back_off(lambda batch: _peaks(network, images(batch)), memory_batch)
+        peaks, used = back_off(lambda batch: _peaks(network, images(batch)), memory_batch)
     return NetworkCost(
         without=without,
         with_gradients=with_gradients,
@@ -258,8 +271,8 @@ def network_cost(
         fixed_saved=2 * one - two,
         memory_batch=used,
         asked_memory_batch=memory_batch,
-        peak_mib_without=peak_without,
-        peak_mib_with=peak_with,
+        peak_mib_without=peaks[0],
+        peak_mib_with=peaks[1],
     )
 
 

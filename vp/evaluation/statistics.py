@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import variance
+from statistics import median, variance
 
 import torch
 from scipy import stats
@@ -104,6 +104,16 @@ def correlation(x: Sequence[float], y: Sequence[float], confidence: float = 0.95
     interval = whole.confidence_interval(confidence)
     without = [float(stats.pearsonr([*x[:i], *x[i + 1 :]], [*y[:i], *y[i + 1 :]]).statistic) for i in range(len(x))]
     return Correlation(float(whole.statistic), (float(interval.low), float(interval.high)), tuple(without))
+
+
+def signed_rank_test(ratios: Sequence[float]) -> tuple[float, float]:
+    """Median of paired ratios, and the two-sided p-value of Wilcoxon's signed-rank test that their logarithms lie around 0.
+
+    Raises ValueError for no ratios, for one that is not finite and above 0, or when all are 1.
+    """
+    if not ratios or not all(0 < ratio < math.inf for ratio in ratios) or {*ratios} == {1}:
+        raise ValueError(f"ratios {list(ratios)}: give finite values above 0, not all of them 1")
+    return median(ratios), float(stats.wilcoxon([math.log(ratio) for ratio in ratios]).pvalue)
 
 
 def above_trend(x: Sequence[float], y: Sequence[float]) -> list[float]:

@@ -1,4 +1,4 @@
-"""Figures of section 1.1: accuracy and size against time, time and memory without and with gradients. Hollow marks are the report's."""
+"""Figures of section 1.1: accuracy and size against time; time and memory without and with gradients. Hollow: the report's."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 from matplotlib.transforms import Bbox
 from scipy import stats
 
@@ -16,6 +18,8 @@ from vp.writeup.figures import BAR, BAR_TOP, INK, STYLE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.text import Annotation
 
 GREY = "#8c8c8c"  # between black and white: readable on either
 Spread = tuple[float, float, float]  # lower quartile, median, upper quartile
@@ -40,38 +44,57 @@ def against_time(panels: Sequence[Panel], values: Sequence[float], labels: Seque
         FigureCanvasAgg(figure)  # measures the labels
         axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
         for ax, panel in zip(axes, panels, strict=True):
-            medians = [median for _, median, _ in panel.ms]
-            bars = [[median - low for low, median, _ in panel.ms], [high - median for _, median, high in panel.ms]]
-            face = "none" if panel.hollow else BAR
-            ax.errorbar(medians, values, xerr=bars, fmt="o", color=BAR, markerfacecolor=face, markersize=5, capsize=2)
+            lows, medians, highs = zip(*panel.ms, strict=True)
+            ax.plot(medians, values, "o", color=BAR, markerfacecolor="none" if panel.hollow else BAR, markersize=5)
+            ax.hlines(values, lows, highs, color=BAR)
             if not log:
-                line = stats.linregress(medians, values)
-                ends = [min(medians), max(medians)]
-                ax.plot(ends, [line.intercept + line.slope * end for end in ends], color=BAR_TOP, linewidth=1, linestyle="--")
-            ax.set(title=panel.title, xlabel="ms per batch of 8", yscale="log" if log else "linear", xlim=(0, 1.12 * max(medians)))
+                ax.plot([min(medians), max(medians)], _trend(medians, values), color=BAR_TOP, linewidth=1, linestyle="--")
+            ax.set(title=panel.title, xlabel="ms per batch of 8", yscale="log" if log else "linear", xlim=(0, 1.12 * max(highs)))
             ax.margins(y=0.12)
+            _plain_numbers(ax.yaxis)
             ax.spines[["top", "right"]].set_visible(False)
         axes[0].set_ylabel(ylabel)
         figure.draw_without_rendering()
         for ax, panel in zip(axes, panels, strict=True):
-            _label_points(ax, [(median, value) for (_, median, _), value in zip(panel.ms, values, strict=True)], labels)
+            medians = tuple(median for _, median, _ in panel.ms)
+            ends = [(min(medians), max(medians), *_trend(medians, values))]
+            lines = [(low, high, value, value) for (low, _, high), value in zip(panel.ms, values, strict=True)]
+            _label_points(ax, list(zip(medians, values, strict=True)), labels, lines if log else lines + ends)
     return figure
 
 
-def _label_points(ax: Axes, points: Sequence[tuple[float, float]], labels: Sequence[str]) -> None:
-    """A label beside each point, where it covers neither a point nor another label, if there is such a place."""
-    marks = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in ax.transData.transform(points)]
-    taken: list[Bbox] = list(marks)
+def _trend(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
+    """Where the least-squares line begins and ends."""
+    line = stats.linregress(x, y)
+    return line.intercept + line.slope * min(x), line.intercept + line.slope * max(x)
+
+
+def _plain_numbers(axis: Axis) -> None:
+    """100 rather than a power of ten, which would need typesetting."""
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _label_points(
+    ax: Axes, points: Sequence[tuple[float, float]], labels: Sequence[str], lines: Sequence[tuple[float, float, float, float]]
+) -> None:
+    """A label beside each point, where it covers no point, line (x from, x to, y from, y to) or other label, if there is room."""
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in ax.transData.transform(points)]
+    for left, right, low, high in lines:
+        dots = zip(np.linspace(left, right, 60), np.linspace(low, high, 60), strict=True)
+        taken += [Bbox.from_bounds(x - 1, y - 1, 2, 2) for x, y in ax.transData.transform(list(dots))]
     renderer = ax.figure.canvas.get_renderer()  # type: ignore[attr-defined]  # of FigureCanvasAgg
     for point, label in zip(points, labels, strict=True):
-        tried = []
+        tried: list[tuple[int, int, Annotation, Bbox]] = []
         for offset, across, up in (
             ((6, 0), "left", "center"),
             ((-6, 0), "right", "center"),
-            ((0, 6), "center", "bottom"),
             ((0, -6), "center", "top"),
-            ((6, 9), "left", "bottom"),
-            ((6, -9), "left", "top"),
+            ((0, 6), "center", "bottom"),
+            ((6, 4), "left", "bottom"),
+            ((6, -4), "left", "top"),
+            ((-6, 4), "right", "bottom"),
+            ((-6, -4), "right", "top"),
         ):
             text = ax.annotate(label, point, offset, textcoords="offset points", ha=across, va=up, fontsize=7)
             text.set_in_layout(False)
@@ -102,15 +125,19 @@ def gradient_times(
             (with_gradients, 0.16, BAR_TOP, "s", "with gradients"),
         ):
             _whiskers(times, measured, [place + up for place in places], colour, marker, name)
-        times.plot(report, places, linestyle="none", marker="o", markersize=5, markerfacecolor="none", color=INK, label=report_label)
+        times.plot(
+            report, places, linestyle="none", marker="o", markersize=5, markerfacecolor="none", color=INK, label=report_label
+        )
         times.set(xscale="log", xlabel="ms per batch of 8", yticks=list(places), yticklabels=labels, ylim=(len(labels) - 0.5, -0.5))
+        _plain_numbers(times.xaxis)
         _whiskers(ratio, ratios, list(places), BAR, "o", "")
         ratio.axvline(1, color=INK, linewidth=0.8, linestyle="--")
         ratio.set(xlabel="time without / with gradients")
         for ax in (times, ratio):
             ax.spines[["top", "right"]].set_visible(False)
             ax.grid(axis="y", color=GREY, alpha=0.25)
-        figure.legend(*times.get_legend_handles_labels(), loc="outside upper left", ncols=3, frameon=False)
+        first, *others = times.get_legend_handles_labels()[0]  # matplotlib lists bars after plain marks
+        figure.legend(handles=[*others, first], loc="outside upper left", ncols=3, frameon=False)
     return figure
 
 
