@@ -148,18 +148,18 @@ def _whiskers(ax: Axes, spreads: Sequence[Spread], places: Sequence[float], colo
 
 
 def gradient_memory(
-    parts: Mapping[str, Sequence[float]], marks: Mapping[str, tuple[Sequence[float], str, str]], labels: Sequence[str]
+    parts: Mapping[str, Sequence[float]], marks: Mapping[str, tuple[Sequence[float], str]], labels: Sequence[str]
 ) -> Figure:
-    """MiB at a batch of 64: stacked bars of what must be there, and marks of measured peaks (values, marker, colour): figure 4."""
+    """MiB at a batch of 64: stacked bars of what must be there, and marks of measured peaks (values, marker): figure 4."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.4, 3.4), layout="constrained")
         ax = figure.subplots()
         left = [0.0] * len(labels)
         for (name, mib), colour in zip(parts.items(), (GREY, BAR), strict=True):
-            ax.barh(labels, mib, left=left, height=0.55, color=colour, alpha=0.8, label=name)
+            ax.barh(labels, mib, left=left, height=0.55, color=colour, alpha=0.6, label=name)
             left = [a + b for a, b in zip(left, mib, strict=True)]
-        for name, (mib, marker, colour) in marks.items():
-            ax.plot(mib, labels, linestyle="none", marker=marker, markersize=6, markerfacecolor="none", color=colour, label=name)
+        for name, (mib, marker) in marks.items():
+            ax.plot(mib, labels, linestyle="none", marker=marker, markersize=6, markerfacecolor="none", color=INK, label=name)
         ax.set(xlabel="MiB at a batch of 64", ylim=(len(labels) - 0.5, -0.5))
         ax.spines[["top", "right"]].set_visible(False)
         figure.legend(loc="outside upper left", ncols=2, frameon=False)
