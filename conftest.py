@@ -7,6 +7,7 @@ import re
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "states(section, corrects=None): this test proves its docstring's first sentence, of a section of the report; "
         "`corrects` quotes the report where the sentence puts it right",
     )
+    config.addinivalue_line("markers", "alone: measures time or memory; no other test of this machine runs at the same time")
     seeds = config.getoption("--seeds")
     if seeds < 1:
         raise pytest.UsageError(f"--seeds {seeds}: give at least 1")
@@ -56,12 +58,15 @@ def pytest_configure_node(node: Any) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Full-scale reproduction needs a GPU. Runs go first, the slowest ahead; then what compares them; then all other tests."""
+    """Full-scale reproduction needs a GPU. Runs go first, the slowest ahead; then what compares them; then all other tests;
+    measurements last, for one waits until all others pause."""
     scale = config.getoption("--scale")
     for item in items:
         if item.get_closest_marker("reproduces") and scale == "full":
             item.add_marker(pytest.mark.gpu)
-    items.sort(key=lambda item: _order(item.get_closest_marker("reproduces"), scale))
+    items.sort(
+        key=lambda item: (item.get_closest_marker("alone") is not None, _order(item.get_closest_marker("reproduces"), scale))
+    )
     if scale == "mini" and config.args_source is pytest.Config.ArgsSource.TESTPATHS:
         # The miniature report is the report's sections; the machinery's own tests belong to the fast tier, unless asked for.
         others = [item for item in items if not SECTION_FILE.match(item.path.name)]
@@ -77,6 +82,20 @@ def _order(marker: pytest.Mark | None, scale: str) -> tuple[int, float]:
     from vp.experiments import find_run, relative_cost
 
     return 0, -sum(relative_cost(find_run(name, scale)) for name in marker.args)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
+    """Tests share the device; one marked `alone` waits until it has the device to itself. Before any test changes VP_HOME."""
+    from vp.runtime import VpError
+    from vp.sharing import this_device
+
+    with ExitStack() as turn:
+        try:
+            turn.enter_context(this_device().alone() if item.get_closest_marker("alone") else this_device().share())
+        except VpError as error:
+            item.add_marker(pytest.mark.skip(reason=f"NOT RUN: {error}"))
+        return (yield)
 
 
 # -- what reproduction tests use -------------------------------------------------------------------------------------------

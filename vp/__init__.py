@@ -3,11 +3,12 @@
 Rooms, in the order data flows; a module imports only from rooms above its own:
 
     runtime        home folder, device, seeds, provenance, errors a user can mend
+    sharing        one device for many processes: work shares it, a measurement has it alone
     artifacts      files that verify themselves: safetensors with a checksum, written atomically
     data           images in memory: the embedded world, CIFAR, folders; splits; resize and normalise
-    models         frozen CLIP and its zero-shot head, networks to fine-tune, at full size and in miniature
+    models         frozen CLIP and its zero-shot head, networks to fine-tune, in full and in miniature; the seven networks of 1.1
     prompts        visual prompts, and PromptedCLIP = prompt + frozen CLIP + text features
-    evaluation     per-image correctness, intervals, paired tests
+    evaluation     per-image correctness, intervals, paired tests; what a network costs in time and memory
     training       the one training loop and its schedule
     graphs         adjacency and walks; convolution by node, by matrix, by messages; attention as a graph network
     experiments    every number of the report as one frozen Run

@@ -9,12 +9,13 @@ import random
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from torch import Tensor
 
 from vp.runtime import VpError, home, pick_device
+from vp.sharing import this_device
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -163,7 +164,8 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run a command; 0 when done, 2 for an error the user can mend, 130 when interrupted."""
     arguments = _parser().parse_args(words)
     try:
-        {"list": _list, "run": _run, "ask": _ask, "pretrain": _pretrain}[arguments.command](arguments)
+        with nullcontext() if arguments.command == "list" else this_device().share():
+            {"list": _list, "run": _run, "ask": _ask, "pretrain": _pretrain}[arguments.command](arguments)
         sys.stdout.flush()
     except VpError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Frozen CLIP with its zero-shot head, and networks to fine-tune: at full size, and in miniature with the package's own weights."""
+"""Frozen CLIP with its zero-shot head, networks to fine-tune, in full and in miniature; the seven networks of 1.1."""
 
 from vp.models.clip import DEFAULT_TEMPLATE, FrozenCLIP, cosine_logits, fill_template, label_probabilities, load_clip
 from vp.models.fine_tuning import (
@@ -10,17 +10,21 @@ from vp.models.fine_tuning import (
     is_network,
     load_network,
 )
+from vp.models.networks import NETWORKS, Network, build_network
 from vp.models.probe import FineTunedCLIP, LinearProbe
 
 __all__ = [
     "DEFAULT_TEMPLATE",
+    "NETWORKS",
     "FineTunedCLIP",
     "FineTunedFromFeatures",
     "FineTunedNetwork",
     "FrozenCLIP",
     "LinearProbe",
+    "Network",
     "PretrainedNetwork",
     "Statistics",
+    "build_network",
     "cosine_logits",
     "fill_template",
     "final_linear",

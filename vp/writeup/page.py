@@ -75,6 +75,37 @@ class Section:
 CHAPTERS: dict[str, tuple[Section, ...]] = {
     "1 Transfer learning": (
         Section(
+            "1.1",
+            "Comparing networks",
+            "Seven networks for classifying photographs, built by the libraries that ship them, with random weights: what a "
+            "network costs does not depend on them. Nothing here is trained. Accuracies are the libraries' own; operations and "
+            "the memory kept for a backward pass are counted exactly; time is measured on this machine, which does nothing else "
+            "meanwhile, and so differs from the report's device. Times are given twice, for a batch of 8 images and for one "
+            "image: what the report calls “per image” is the former.",
+            tables=("networks",),
+        ),
+        Section(
+            "1.1.a",
+            "Accuracy, parameters and time",
+            "Does a network that knows more take longer? The report's “inference speed” is a time: more is slower. Each figure "
+            "has this machine on the left and the report's device on the right.",
+            figures=("figure-1", "figure-2"),
+        ),
+        Section(
+            "1.1.b",
+            "Time with and without gradients",
+            "Under torch.no_grad() a network computes its output and keeps nothing for a backward pass. The two ways are timed in "
+            "turn, pair by pair, so that a machine that slows down meets both.",
+            figures=("figure-3",),
+        ),
+        Section(
+            "1.1.c",
+            "Memory with and without gradients",
+            "What a backward pass needs is kept from the forward pass on: the inputs of layers, the places of maxima. Under "
+            "torch.no_grad() none of it is.",
+            figures=("figure-4",),
+        ),
+        Section(
             "1.2.a",
             "Retraining the last layer",
             "A residual network that was pre-trained on other images gets a new last layer for the 100-class set; only that "
