@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from vp.devices import give_worker_its_device
+
 ROOT = Path(__file__).parent
 EXPECTATIONS = ROOT / "expectations"
 SECTION_FILE = re.compile(r"test_(\d_\d)")  # tests/test_2_3_deep_prompts.py states claims of section 2.3
@@ -22,6 +24,7 @@ STARTED: pytest.StashKey[float] = pytest.StashKey()
 # Workers share the cores: set before torch is imported, or each would start a thread per core.
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+give_worker_its_device()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

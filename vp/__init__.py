@@ -2,6 +2,7 @@
 
 Rooms, in the order data flows; a module imports only from rooms above its own:
 
+    devices        which GPU a test worker computes on, decided before torch is imported
     runtime        home folder, device, seeds, provenance, errors a user can mend
     sharing        one device for many processes: work shares it, a measurement has it alone
     artifacts      files that verify themselves: safetensors with a checksum, written atomically

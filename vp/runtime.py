@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vp.devices import SHARING
+
 
 class VpError(Exception):
     """Something the user can mend: one line that says what was given, what was expected and what to do."""
@@ -34,13 +36,28 @@ def home() -> Path:
 def pick_device(name: str = "auto") -> torch.device:
     """`auto` (CUDA if there is any, else the CPU), `cpu`, `cuda` or `mps`. Raises NotAvailable when it is not here."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name not in here:
         raise VpError(f"no device {name!r}: give auto, {', '.join(here)}")
     if not here[name]:
         raise NotAvailable(f"device {name!r} asked for, but this machine has none: give --device auto or cpu")
+    if name == "cuda":
+        _bound_memory()
     return torch.device(name)
+
+
+def device_share() -> int:
+    """How many workers compute on this process's device, itself included: 1 unless vp.devices says otherwise."""
+    given = os.environ.get(SHARING, "1")
+    return int(given) if given.isdigit() and int(given) else 1
+
+
+@lru_cache(maxsize=1)
+def _bound_memory() -> None:
+    """Of several workers on one CUDA device, each may take its part of the memory and no more."""
+    if device_share() > 1:
+        torch.cuda.set_per_process_memory_fraction(0.95 / device_share())
 
 
 def seed_everything(seed: int) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from vp.data import GaussianNoise, ImageSet, Preprocess
 from vp.models import FineTunedNetwork, FrozenCLIP
 from vp.prompts.deep import LastBlockInputs, last_block_inputs, reads_one_token, tokens_before_block, vision_blocks
-from vp.runtime import VpError
+from vp.runtime import VpError, device_share
 
 CACHE_GIB = "VP_CACHE_GIB"
 
@@ -155,13 +155,15 @@ class PrefixBatches(ComputedBatches):
 
 
 def cache_bytes(device: torch.device) -> float:
-    """How much a process may keep of a prefix: VP_CACHE_GIB, or 40% of a CUDA device's memory, or 4 GiB.
+    """How much a process may keep of a prefix: VP_CACHE_GIB, or 40% of its share of a CUDA device's memory, or 4 GiB.
 
     Raises VpError when VP_CACHE_GIB is no number of at least 0.
     """
     given = os.environ.get(CACHE_GIB)
     if given is None:
-        return 0.4 * torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 4 * 2**30
+        if device.type != "cuda":
+            return 4 * 2**30
+        return 0.4 * torch.cuda.get_device_properties(device).total_memory / device_share()
     try:
         gib = float(given)
     except ValueError:
