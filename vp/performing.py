@@ -169,8 +169,10 @@ def perform(run: Run, seed: int = 0, device: str = "auto", progress: bool = True
 # -- what a Result is addressed by -----------------------------------------------------------------------------------------
 
 _CODE_OF_A_RUN = (
+    "vp.data.cifar",
     "vp.data.images",
     "vp.data.noise",
+    "vp.data.pictures",
     "vp.data.preprocess",
     "vp.data.sources",
     "vp.evaluation.accuracy",

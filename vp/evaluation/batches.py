@@ -30,7 +30,8 @@ class ImageBatches:
     def __init__(
         self, images: ImageSet, preprocess: Preprocess, device: torch.device | str = "cpu", noise: GaussianNoise | None = None
     ) -> None:
-        self.pixels, self.labels = images.pixels.to(device), images.labels.to(device)
+        there = images.on(device)
+        self.pixels, self.labels = there.pixels, there.labels
         self.preprocess = preprocess
         self.noise = noise
 
