@@ -1,4 +1,4 @@
-"""What full scale costs on a CPU beside the work itself: `pytest -s tests/bench_preprocess.py` prints medians of interleaved pairs."""
+"""What full scale costs on a CPU beside the work itself, as medians of interleaved pairs: `pytest -s tests/bench_preprocess.py`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def _one_core() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def compare(ours: Callable[[], object], theirs: Callable[[], object], images: int, repeats: int) -> tuple[float, float, list[float]]:
+def compare(
+    ours: Callable[[], object], theirs: Callable[[], object], images: int, repeats: int
+) -> tuple[float, float, list[float]]:
     """Milliseconds an image of both, medians, and the sorted ratios theirs / ours of interleaved pairs."""
     seconds = time_each({"ours": ours, "theirs": theirs}, repeats)
     ratios = sorted(their / our for our, their in zip(seconds["ours"], seconds["theirs"], strict=True))

@@ -5,6 +5,7 @@ Rooms, in the order data flows; a module imports only from rooms above its own:
     devices        which GPU a test worker computes on, decided before torch is imported
     runtime        home folder, device, seeds, provenance, errors a user can mend
     sharing        one device for many processes: work shares it, a measurement has it alone
+    downloads      files from the network: with progress and checksums, resumable
     artifacts      files that verify themselves: safetensors with a checksum, written atomically
     data           images in memory: the embedded world, CIFAR, folders; splits; resize and normalise
     models         frozen CLIP and its zero-shot head, networks to fine-tune, in full and in miniature; the seven networks of 1.1

@@ -19,7 +19,7 @@ from vp.evaluation import wilson_interval
 from vp.models import DEFAULT_TEMPLATE, FineTunedFromFeatures, FineTunedNetwork, FrozenCLIP, PretrainedNetwork, Statistics
 from vp.prompts import VISUAL_PROMPTS, BatchScrambledDeepPrompt, DeepPrompt
 from vp.prompts.deep import Position, Readout
-from vp.runtime import VpError
+from vp.runtime import RANDOM, VpError
 from vp.training import Recipe
 
 ScaleName = Literal["mini", "full"]
@@ -97,6 +97,8 @@ class Run:
     template: str = DEFAULT_TEMPLATE
     head: NewHead | None = None  # of a network to fine-tune
     validation_share: float = 0.2  # of the training images; they choose the best epoch
+    limit: int | None = None  # this many images of each split, always the same ones, in place of all
+    rehearsal: bool = False  # random weights and a few steps: whether it runs, not what comes out
 
     def __post_init__(self) -> None:
         if self.prompt and self.head:
@@ -383,6 +385,22 @@ def find_run(name: str, scale: str) -> Run:
         near = difflib.get_close_matches(name, known, n=3) or list(known)[:3]
         raise VpError(f"no run {name!r} at scale {scale}: did you mean {', '.join(near)}? `python -m vp list` shows all")
     return known[name]
+
+
+def vary(run: Run, limit: int | None = None, rehearsal: bool = False) -> Run:
+    """A Run on `limit` images of each split; or its rehearsal, with random weights and two epochs."""
+    if limit is not None and limit < 10:
+        raise VpError(f"--limit {limit}: give at least 10 images, of which some train and some validate")
+    if not rehearsal:
+        return replace(run, limit=limit)
+    recipe = run.recipe and replace(run.recipe, epochs=2, warmup_steps=min(2, run.recipe.warmup_steps))
+    backbone = f"{run.backbone.partition('/')[0]}/{RANDOM}"
+    return replace(run, limit=limit, rehearsal=True, recipe=recipe, backbone=backbone)
+
+
+def source_of(run: Run) -> Run:
+    """The Run whose trained weights this one takes, varied as this one is; the Run itself when it takes none."""
+    return vary(find_run(run.weights_from, run.scale), run.limit, run.rehearsal) if run.weights_from else run
 
 
 def relative_cost(run: Run) -> float:

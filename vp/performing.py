@@ -26,7 +26,7 @@ from vp.evaluation import (
     Subset,
     per_image_correctness,
 )
-from vp.experiments import DeepTokens, Result, Run, find_run
+from vp.experiments import DeepTokens, Result, Run, source_of
 from vp.models import (
     FineTunedFromFeatures,
     FineTunedNetwork,
@@ -37,7 +37,7 @@ from vp.models import (
     load_network,
 )
 from vp.prompts import FastDeepPromptedCLIP, PromptedCLIP
-from vp.runtime import pick_device, provenance, seed_everything
+from vp.runtime import pick_device, precision, provenance, seed_everything
 from vp.training import Fit, fit, load_trained, trained_parameters
 
 Classifier = PromptedCLIP | FineTunedNetwork
@@ -58,6 +58,12 @@ def _backbone_fingerprint(name: str, device: torch.device) -> str:
     return (_network(name) if is_network(name) else _clip(name, device)).fingerprint
 
 
+def images_of(run: Run, split: str) -> ImageSet:
+    """The images of one split that a Run looks at: all, or as many as its limit says."""
+    whole = load_images(run.dataset, split)
+    return whole if run.limit is None else whole.sample(run.limit)
+
+
 def build_model(run: Run, class_names: tuple[str, ...], device: torch.device | str = "cpu") -> Classifier:
     """The classifier of a Run, its prompt or head with random initial values."""
     if run.head:
@@ -73,7 +79,7 @@ def restore_model(run: Run, trained: Result, class_names: tuple[str, ...], devic
 
     Raises ValueError for the Result of any other run, or for weights of another shape.
     """
-    source = find_run(run.weights_from, run.scale) if run.weights_from else run
+    source = source_of(run)
     expected, given = ((some.scale, some.dataset, some.backbone) for some in (source, trained))
     if trained.run != source.name or given != expected:
         raise ValueError(
@@ -116,7 +122,7 @@ def train(run: Run, model: Classifier, seed: int, device: torch.device, progress
     """Train the prompt or head of `model` by the Run's recipe on a seeded split of the training images."""
     if run.recipe is None:
         raise ValueError(f"run {run.name!r} has no recipe: there is nothing to train")
-    images = load_images(run.dataset, "train")
+    images = images_of(run, "train")
     training, validation = split_indices(len(images), seed, run.validation_share)
     batches = _training_batches(model, images, device)
     shown: Batches = Subset(batches, training)
@@ -135,7 +141,7 @@ def perform(run: Run, seed: int = 0, device: str = "auto", progress: bool = True
     """
     chosen = pick_device(device)
     started = time.perf_counter()
-    evaluated = load_images(run.dataset, run.split)
+    evaluated = images_of(run, run.split)
     if run.weights_from and trained is None:
         raise ValueError(f"run {run.name!r} needs the trained weights of {run.weights_from!r}: perform that run first")
     seed_everything(seed)
@@ -162,7 +168,7 @@ def perform(run: Run, seed: int = 0, device: str = "auto", progress: bool = True
         best_epoch=fitted.best_epoch if fitted else None,
         trained_parameters=parameters,
         seconds=round(time.perf_counter() - started, 2),
-        provenance=provenance(chosen),
+        provenance=provenance(chosen) | ({"images": evaluated.source} if evaluated.source else {}),
     )
 
 
@@ -216,10 +222,11 @@ def run_key(run: Run, seed: int, device: str = "auto") -> str:
     parts = {
         "run": run.canonical(),
         "seed": seed if run.adaptation else 0,
-        "data": {split: load_images(run.dataset, split).fingerprint for split in sorted(splits)},
+        "data": {split: images_of(run, split).fingerprint for split in sorted(splits)},
         "backbone": _backbone_fingerprint(run.backbone, chosen),
         "device": chosen.type,
+        "precision": str(precision(chosen)),
         "code": code_version(),
-        "weights": run_key(find_run(run.weights_from, run.scale), seed, device) if run.weights_from else None,
+        "weights": run_key(source_of(run), seed, device) if run.weights_from else None,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

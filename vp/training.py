@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
-from vp.evaluation.accuracy import in_mode, per_image_correctness
+from vp.evaluation.accuracy import halved, in_mode, per_image_correctness
 from vp.evaluation.batches import Batches
-from vp.runtime import VpError
+from vp.runtime import VpError, mixed_precision, precision
 
 
 class TrainingDiverged(VpError):
@@ -100,14 +101,32 @@ def load_trained(model: nn.Module, weights: dict[str, Tensor]) -> None:
             value.copy_(weights[name])
 
 
+def accumulate_gradient(model: nn.Module, inputs: Any, labels: Tensor, at_once: int, scaler: GradScaler) -> Tensor:
+    """Add the gradient of a batch's mean cross-entropy to the trained parameters, `at_once` examples at a time.
+
+    Parts weigh by their examples, so that the sum is the gradient of the whole batch, up to rounding. Gives back the mean loss.
+    """
+    total = torch.zeros((), device=labels.device)
+    for start in range(0, len(labels), at_once):
+        part = slice(start, start + at_once) if at_once < len(labels) else None
+        some, true = (inputs, labels) if part is None else (inputs[part], labels[part])
+        with mixed_precision(labels.device):
+            logits = model(some)
+        loss = cross_entropy(logits.float(), true) * (len(true) / len(labels))
+        scaler.scale(loss).backward()
+        total += loss.detach()
+    return total
+
+
 def fit(
     model: nn.Module, train: Batches, validation: Batches, recipe: Recipe, *, name: str = "train", progress: bool = True
 ) -> Fit:
     """Train `model` on `train` by cross-entropy and validate after every epoch.
 
     Seed before building the model (`seed_everything`): the order of images is drawn from torch's global stream. Progress is
-    shown on a terminal only. Raises TrainingDiverged when the loss or the trained parameters are not finite, ValueError when
-    there is nothing to train on or to validate on.
+    shown on a terminal only. When the device's memory is too small for a batch, it is split from then on, which changes nothing
+    but rounding. Raises OutOfMemory where it cannot be split, TrainingDiverged when the loss or the trained parameters are not
+    finite, ValueError when there is nothing to train on or to validate on.
     """
     parameters = list(trained_parameters(model).values())
     if not len(train) or not len(validation):
@@ -119,6 +138,8 @@ def fit(
     fixed_order = torch.randperm(len(train))
     total_steps = recipe.epochs * math.ceil(len(train) / recipe.batch_size)
     step, best_correct, best_epoch = 0, -1, 0
+    at_once = recipe.batch_size
+    scaler: GradScaler | None = None
     learnt = learnt_state(model)
     best: dict[str, Tensor] = {}
     history: list[dict[str, float]] = []
@@ -126,28 +147,33 @@ def fit(
         for epoch in range(1, recipe.epochs + 1):
             model.train()
             order = torch.randperm(len(train)) if recipe.shuffle else fixed_order
-            loss_sum = torch.zeros(())
+            losses: list[Tensor] = []  # read once an epoch: a look at each would make a GPU wait for the CPU at each step
             for indices in order.split(recipe.batch_size):
                 for group in optimiser.param_groups:
                     group["lr"] = learning_rate_at(step, total_steps, recipe)
                 inputs, labels = train[indices]
-                loss = cross_entropy(model(inputs).float(), labels)
-                if not torch.isfinite(loss):
-                    raise TrainingDiverged(
-                        f"loss {loss.item()} in epoch {epoch} of {name}: give a rate below {recipe.learning_rate:g}"
-                    )
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
+                scaler = scaler or GradScaler(labels.device.type, enabled=precision(labels.device) == torch.float16)
+                while True:
+                    optimiser.zero_grad()
+                    try:
+                        loss = accumulate_gradient(model, inputs, labels, at_once, scaler)
+                        break
+                    except torch.OutOfMemoryError as error:
+                        at_once = halved(min(at_once, len(labels)), model, error)
+                scaler.step(optimiser)
+                scaler.update()
                 step += 1
                 bar.update()
-                loss_sum += loss.detach().cpu() * len(indices)
+                losses.append(loss * len(indices))
+            loss_sum = float(torch.stack(losses).sum())
+            if not math.isfinite(loss_sum):
+                raise TrainingDiverged(f"loss {loss_sum} in epoch {epoch} of {name}: give a rate below {recipe.learning_rate:g}")
             if not all(p.isfinite().all() for p in parameters):
                 raise TrainingDiverged(
                     f"parameters not finite after epoch {epoch} of {name}: give a rate below {recipe.learning_rate:g}"
                 )
             correct = int(per_image_correctness(model, validation).sum())
-            history.append({"epoch": epoch, "loss": loss_sum.item() / len(train), "validation_top1": correct / len(validation)})
+            history.append({"epoch": epoch, "loss": loss_sum / len(train), "validation_top1": correct / len(validation)})
             bar.set_postfix(validation=f"{correct / len(validation):.1%}")
             if correct > best_correct:
                 best_correct, best_epoch = correct, epoch

@@ -54,7 +54,7 @@ class ImageSet:
         if count >= len(self):
             return self
         drawn = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))[:count]
-        return self.take(drawn.sort().values)
+        return replace(self.take(drawn.sort().values), source=f"{self.source or self.name}; {count} of its {len(self)} images")
 
     def on(self, device: torch.device | str) -> ImageSet:
         """The same images on `device`, moved there once however often they are asked for."""

@@ -52,7 +52,8 @@ def _weights(size_in: int, size_out: int, mode: str) -> Tensor:
         high = min(int(centre + support * widen + 0.5), size_in)
         taps = torch.tensor([kernel((j - centre + 0.5) / widen) for j in range(low, high)], dtype=torch.float64)
         matrix[i, low:high] = taps / taps.sum()
-    return (matrix * 2**WEIGHT_BITS).round().div(2**WEIGHT_BITS).float()
+    whole: Tensor = (matrix * 2**WEIGHT_BITS).round()
+    return (whole / 2**WEIGHT_BITS).float()
 
 
 def new_size(height: int, width: int, size: int | tuple[int, int]) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sized
+from contextlib import suppress
 from typing import Any, Protocol
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from vp.data import GaussianNoise, ImageSet, Preprocess
 from vp.models import FineTunedNetwork, FrozenCLIP
 from vp.prompts.deep import LastBlockInputs, last_block_inputs, reads_one_token, tokens_before_block, vision_blocks
-from vp.runtime import VpError, device_share
+from vp.runtime import VpError, device_share, mixed_precision
 
 CACHE_GIB = "VP_CACHE_GIB"
 
@@ -93,17 +94,24 @@ class ComputedBatches:
             return
         first = self._computed(torch.arange(1))
         if sum(part.numel() * part.element_size() for part in first) * len(images) <= cache_bytes(first[0].device):
-            self.kept = tuple(part.new_empty(len(images), *part.shape[1:]) for part in first)
-            for indices in torch.arange(len(images)).split(batch_size):
-                for whole, part in zip(self.kept, self._computed(indices), strict=True):
-                    whole[indices.to(whole.device)] = part
+            with suppress(torch.OutOfMemoryError):  # others use the device, too: then nothing is kept
+                self.kept = self._all(first, batch_size)
+
+    def _all(self, first: tuple[Tensor, ...], batch_size: int) -> tuple[Tensor, ...]:
+        kept = tuple(part.new_empty(len(self.images), *part.shape[1:]) for part in first)
+        for indices in torch.arange(len(self.images)).split(batch_size):
+            for whole, part in zip(kept, self._computed(indices), strict=True):
+                whole[indices.to(whole.device)] = part
+        return kept
 
     def compute(self, inputs: Tensor) -> tuple[Tensor, ...]:
         """Preprocessed images (B, 3, S, S) to tensors of B rows each."""
         raise NotImplementedError
 
     def _computed(self, indices: Tensor) -> tuple[Tensor, ...]:
-        return self.compute(self.images[indices][0])
+        inputs, _ = self.images[indices]
+        with mixed_precision(inputs.device):
+            return self.compute(inputs)
 
     def __len__(self) -> int:
         return len(self.images)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import difflib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 import torch
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 
 from vp.artifacts import content_hash
 from vp.data.preprocess import CIFAR100_MEAN, CIFAR100_STD, Preprocess
+from vp.downloads import matches, weights_folder
 from vp.models.mini_resnet import PREPROCESS, load_mini_resnet
-from vp.runtime import NotAvailable, VpError
+from vp.runtime import RANDOM, NotAvailable, VpError, own_random_stream
 
 Statistics = Literal["drifting", "frozen"]
 
@@ -43,10 +45,11 @@ def is_network(name: str) -> bool:
 
 
 def load_network(name: str) -> PretrainedNetwork:
-    """`mini-resnet`, or `NETWORK/WEIGHTS` of torchvision, e.g. `resnet18/IMAGENET1K_V1`, in evaluation mode on the CPU.
+    """`mini-resnet`, or `NETWORK/WEIGHTS` of torchvision, e.g. `resnet18/IMAGENET1K_V1`, or `NETWORK/random` to rehearse.
 
-    Images are resized bilinearly (to 40 or 224 px) and normalised with the mean and standard deviation of CIFAR-100, as the
-    report does. Raises VpError for an unknown name, NotAvailable when the weights cannot be had on this machine.
+    In evaluation mode, on the CPU. Images are resized bilinearly (to 40 or 224 px) and normalised with the mean and standard
+    deviation of CIFAR-100, as the report does. Raises VpError for an unknown name, NotAvailable when the weights are not on this
+    machine.
     """
     if name == "mini-resnet":
         return PretrainedNetwork(name, load_mini_resnet(), PREPROCESS)
@@ -55,14 +58,39 @@ def load_network(name: str) -> PretrainedNetwork:
     if architecture not in known:
         near = difflib.get_close_matches(architecture, ["mini-resnet", *known], n=3) or ["mini-resnet", "resnet18"]
         raise VpError(f"no network {architecture!r}: did you mean {', '.join(near)}? Any of torchvision's serves, by name")
+    if tag == RANDOM:
+        with own_random_stream(0):
+            network: nn.Module = torchvision.models.get_model(architecture)
+    else:
+        network = torchvision.models.get_model(architecture)
+        network.load_state_dict(_read_weights(name, network_source(architecture, tag)))
+    return PretrainedNetwork(name, network.eval(), Preprocess(224, CIFAR100_MEAN, CIFAR100_STD, "bilinear"))
+
+
+def network_source(architecture: str, tag: str) -> str:
+    """The address of torchvision's weights; the first digits of their SHA-256 are in the file's name. Raises VpError for others."""
     weights = torchvision.models.get_model_weights(architecture).__members__
     if tag not in weights:
         raise VpError(f"no weights {tag!r} of {architecture}: give {' or '.join(f'{architecture}/{each}' for each in weights)}")
-    try:
-        network: nn.Module = torchvision.models.get_model(architecture, weights=weights[tag])
-    except Exception as error:  # no network, a download cut short or altered: many types
-        raise NotAvailable(f"the weights of {name} are not on this machine and could not be downloaded ({error})") from error
-    return PretrainedNetwork(name, network.eval(), Preprocess(224, CIFAR100_MEAN, CIFAR100_STD, "bilinear"))
+    return str(weights[tag].url)
+
+
+def network_weights(url: str) -> tuple[Path, str]:
+    """The file in which weights of that address are kept, and its checksum."""
+    file = url.rpartition("/")[2]
+    return weights_folder() / file, f"sha256:{file.rpartition('-')[2].partition('.')[0]}"
+
+
+def _read_weights(name: str, url: str) -> dict[str, Tensor]:
+    fetched, checksum = network_weights(url)
+    candidates = [fetched, Path(torch.hub.get_dir()) / "checkpoints" / fetched.name]
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None:
+        raise NotAvailable(f"the weights of {name} are not on this machine: run `python -m vp fetch {name}`")
+    if not matches(path, checksum):
+        raise NotAvailable(f"{path} is truncated or altered, its checksum is wrong: delete it and run `python -m vp fetch {name}`")
+    weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return weights
 
 
 def final_linear(network: nn.Module) -> str:
