@@ -147,7 +147,7 @@ def test_an_interrupted_command_says_how_to_go_on(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(vp.store, "obtain", interrupt)
     assert main(["run", "padding-10"]) == 130
-    assert capsys.readouterr().err == "interrupted: finished runs are in the store, start again to go on\n"
+    assert capsys.readouterr().err == "interrupted: finished runs and downloads so far are kept, start again to go on\n"
 
 
 # -- ask -------------------------------------------------------------------------------------------------------------------

@@ -15,10 +15,13 @@ Rooms, in the order data flows; a module imports only from rooms above its own:
     graphs         adjacency and walks; convolution by node, by matrix, by messages; attention as a graph network
     experiments    every number of the report as one frozen Run
     performing     training and evaluating a Run; the hash that addresses its result
+    bench          how fast each kind of work goes here, and the time each table would take
     store          results on disk, addressed by content, locked
     expectations   the numbers a Run is held to, and the verdict
     writeup        tables and figures of the HTML report
-    __main__       python -m vp list | run NAME | ask | pretrain
+    fetch          what full scale needs: whether it is here, and bringing it here
+    doctor         what is here, what can run, how long it takes, what to type next
+    __main__       python -m vp list | run NAME | ask | pretrain | fetch | doctor | bench
 
 Letters in shapes: B batch, C channels, H height, W width, L tokens, D feature width, K classes, N images or nodes.
 """

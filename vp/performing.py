@@ -104,14 +104,16 @@ def _training_prefix(images: ImageSet, clip: FrozenCLIP, block: int, device: tor
     return _PREFIX[key]
 
 
-def _training_batches(model: Classifier, images: ImageSet, device: torch.device) -> Batches:
+def training_batches(model: Classifier, images: ImageSet, device: torch.device) -> Batches:
+    """What `model` takes of images that are looked at in every epoch: what cannot change is computed once."""
     if isinstance(model, FastDeepPromptedCLIP):
         return _training_prefix(images, model.clip, model.prompt.block, device)
     batches = ImageBatches(images, model.preprocess, device)
     return FeatureBatches(batches, model) if isinstance(model, FineTunedFromFeatures) else batches
 
 
-def _test_batches(model: Classifier, images: ImageSet, device: torch.device, noise: GaussianNoise | None) -> Batches:
+def evaluation_batches(model: Classifier, images: ImageSet, device: torch.device, noise: GaussianNoise | None = None) -> Batches:
+    """What `model` takes of images that are looked at once: nothing is kept."""
     batches = ImageBatches(images, model.preprocess, device, noise)
     if isinstance(model, FastDeepPromptedCLIP):
         return PrefixBatches(batches, model.clip, model.prompt.block, keep=False)
@@ -124,10 +126,10 @@ def train(run: Run, model: Classifier, seed: int, device: torch.device, progress
         raise ValueError(f"run {run.name!r} has no recipe: there is nothing to train")
     images = images_of(run, "train")
     training, validation = split_indices(len(images), seed, run.validation_share)
-    batches = _training_batches(model, images, device)
+    batches = training_batches(model, images, device)
     shown: Batches = Subset(batches, training)
     if run.head and run.head.flip:
-        mirrored = Subset(_training_batches(model, images.flipped(), device), training)
+        mirrored = Subset(training_batches(model, images.flipped(), device), training)
         shown = FlippedAtRandom(shown, mirrored, run.head.flip)
     return fit(model, shown, Subset(batches, validation), run.recipe, name=run.name, progress=progress)
 
@@ -154,7 +156,7 @@ def perform(run: Run, seed: int = 0, device: str = "auto", progress: bool = True
         fitted = train(run, model, seed, chosen, progress)
         load_trained(model, fitted.last if run.tested_epoch == "last" else fitted.best)
         parameters = sum(p.numel() for p in trained_parameters(model).values())
-    correct = per_image_correctness(model, _test_batches(model, evaluated, chosen, run.noise))
+    correct = per_image_correctness(model, evaluation_batches(model, evaluated, chosen, run.noise))
     weights = {f"{epoch}/{k}": v.cpu() for epoch in ("last", "best") for k, v in (getattr(fitted, epoch) if fitted else {}).items()}
     return Result(
         run=run.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -101,20 +102,23 @@ def load_trained(model: nn.Module, weights: dict[str, Tensor]) -> None:
             value.copy_(weights[name])
 
 
-def accumulate_gradient(model: nn.Module, inputs: Any, labels: Tensor, at_once: int, scaler: GradScaler) -> Tensor:
+def accumulate_gradient(
+    model: nn.Module, inputs: Any, labels: Tensor, at_once: int, scale: Callable[[Tensor], Tensor] = lambda loss: loss
+) -> float:
     """Add the gradient of a batch's mean cross-entropy to the trained parameters, `at_once` examples at a time.
 
-    Parts weigh by their examples, so that the sum is the gradient of the whole batch, up to rounding. Gives back the mean loss.
+    Parts weigh by their examples, so that the sum is the gradient of the whole batch, up to rounding; `scale` is applied to each
+    part's loss before its backward pass. Gives back the mean loss.
     """
-    total = torch.zeros((), device=labels.device)
+    total = 0.0
     for start in range(0, len(labels), at_once):
         part = slice(start, start + at_once) if at_once < len(labels) else None
         some, true = (inputs, labels) if part is None else (inputs[part], labels[part])
         with mixed_precision(labels.device):
             logits = model(some)
         loss = cross_entropy(logits.float(), true) * (len(true) / len(labels))
-        scaler.scale(loss).backward()
-        total += loss.detach()
+        scale(loss).backward()
+        total += loss.item()
     return total
 
 
@@ -147,7 +151,7 @@ def fit(
         for epoch in range(1, recipe.epochs + 1):
             model.train()
             order = torch.randperm(len(train)) if recipe.shuffle else fixed_order
-            losses: list[Tensor] = []  # read once an epoch: a look at each would make a GPU wait for the CPU at each step
+            loss_sum = 0.0
             for indices in order.split(recipe.batch_size):
                 for group in optimiser.param_groups:
                     group["lr"] = learning_rate_at(step, total_steps, recipe)
@@ -156,18 +160,17 @@ def fit(
                 while True:
                     optimiser.zero_grad()
                     try:
-                        loss = accumulate_gradient(model, inputs, labels, at_once, scaler)
+                        loss = accumulate_gradient(model, inputs, labels, at_once, scaler.scale)
                         break
                     except torch.OutOfMemoryError as error:
                         at_once = halved(min(at_once, len(labels)), model, error)
+                if not math.isfinite(loss):
+                    raise TrainingDiverged(f"loss {loss} in epoch {epoch} of {name}: give a rate below {recipe.learning_rate:g}")
                 scaler.step(optimiser)
                 scaler.update()
                 step += 1
                 bar.update()
-                losses.append(loss * len(indices))
-            loss_sum = float(torch.stack(losses).sum())
-            if not math.isfinite(loss_sum):
-                raise TrainingDiverged(f"loss {loss_sum} in epoch {epoch} of {name}: give a rate below {recipe.learning_rate:g}")
+                loss_sum += loss * len(indices)
             if not all(p.isfinite().all() for p in parameters):
                 raise TrainingDiverged(
                     f"parameters not finite after epoch {epoch} of {name}: give a rate below {recipe.learning_rate:g}"

@@ -20,7 +20,7 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 CIFAR100_MEAN = (0.5071, 0.4867, 0.4408)
 CIFAR100_STD = (0.2675, 0.2565, 0.2761)
-WEIGHT_BITS = 22  # Pillow's PRECISION_BITS: 32 less 8 for the values and 2 for what a sum may exceed them by
+WEIGHT_STEPS = 2**22  # of 1: PRECISION_BITS of Pillow are 32 less 8 for the values and 2 for what a sum may exceed them by
 CHUNK_BYTES = 2**21  # of output made at a time on a CPU, so that all steps but the first find it in the cache
 
 
@@ -52,8 +52,7 @@ def _weights(size_in: int, size_out: int, mode: str) -> Tensor:
         high = min(int(centre + support * widen + 0.5), size_in)
         taps = torch.tensor([kernel((j - centre + 0.5) / widen) for j in range(low, high)], dtype=torch.float64)
         matrix[i, low:high] = taps / taps.sum()
-    whole: Tensor = (matrix * 2**WEIGHT_BITS).round()
-    return (whole / 2**WEIGHT_BITS).float()
+    return ((matrix * WEIGHT_STEPS).round() / WEIGHT_STEPS).float()
 
 
 def new_size(height: int, width: int, size: int | tuple[int, int]) -> tuple[int, int]:

@@ -7,7 +7,9 @@ open_clip `CLIP` class. Source: report 2.1; Radford et al. 2021.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -127,24 +129,34 @@ def load_clip(name: str, device: torch.device | str = "cpu") -> FrozenCLIP:
         return load_mini_clip().to(device)
     architecture, tag = check_clip_name(name)
     if tag == RANDOM:
-        with own_random_stream(0):
+        with own_random_stream(0), _without_log():
             model = open_clip.create_model(architecture)
     else:
         weights = find_clip_weights(architecture, tag)
         if weights is None:
             raise NotAvailable(f"the weights of {name} are not on this machine: run `python -m vp fetch {name}`")
         try:
-            model = open_clip.create_model(architecture, pretrained=str(weights))
+            with _without_log():
+                model = open_clip.create_model(architecture, pretrained=str(weights))
         except Exception as error:  # damaged files make the readers raise many types
             raise NotAvailable(
                 f"{weights} is truncated or damaged ({error}): delete it and run `python -m vp fetch {name}`"
             ) from error
     tokenizer = open_clip.get_tokenizer(architecture)
     if not isinstance(tokenizer, SimpleTokenizer):
-        raise VpError(
-            f"{name} reads text by {type(tokenizer).__name__}: give a model of open_clip's own tokenizer, such as ViT-B-32"
-        )
+        raise VpError(f"{name} reads text by {type(tokenizer).__name__}: give a model with open_clip's own, such as ViT-B-32")
     return FrozenCLIP(name, model, tokenizer, preprocess_of(model, architecture, tag)).to(device)
+
+
+@contextmanager
+def _without_log() -> Iterator[None]:
+    """open_clip notes on the root logger what its caller has decided: random weights, weights from a file."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def check_clip_name(name: str) -> tuple[str, str]:
