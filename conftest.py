@@ -7,12 +7,13 @@ import re
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import full_scale
 from vp.devices import give_worker_its_device
 
 ROOT = Path(__file__).parent
@@ -33,6 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--seeds", type=int, default=1, metavar="S", help="train every run with seeds 0 to S - 1 (default 1)")
     group.addoption("--fresh", action="store_true", help="train again what the store already has")
     group.addoption("--accept", action="store_true", help="write this run's numbers as expectations; the run still fails")
+    full_scale.add_options(group)
     group.addoption("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where to compute")
 
 
@@ -50,6 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"--seeds {seeds}: give at least 1")
     if config.getoption("--accept") and seeds < 3:
         raise pytest.UsageError(f"--accept with {seeds} seed(s): the spread of a number needs --seeds 3 or more")
+    full_scale.configure(config)
     config.stash[ENTRIES] = []
     # --fresh means "newer than the start of the whole session", so that workers still share what one of them trains.
     config.stash[STARTED] = getattr(config, "workerinput", {}).get("vp_started", time.time())
@@ -114,18 +117,25 @@ def record(request: pytest.FixtureRequest) -> Callable[..., None]:
     """record(kind, **plain values): an entry of the writeup."""
 
     def add(kind: str, **values: Any) -> None:
-        request.node.stash.setdefault(ENTRIES, []).append({"kind": kind, **values})
+        entry = {"kind": kind, **values}
+        rehearse = request.config.getoption("--rehearse")
+        request.node.stash.setdefault(ENTRIES, []).append(full_scale.rehearsed(entry) if rehearse else entry)
 
     return add
 
 
 @pytest.fixture
-def results(request: pytest.FixtureRequest, scale: str) -> Callable[..., list[Any]]:
+def find(request: pytest.FixtureRequest, scale: str) -> Callable[[str], Any]:
+    """find(run name): the Run as this session performs it (--limit, --rehearse)."""
+    return lambda name: full_scale.as_performed(name, scale, request.config.option)
+
+
+@pytest.fixture
+def results(request: pytest.FixtureRequest, find: Callable[[str], Any]) -> Callable[..., list[Any]]:
     """results(run name, at_least=1): one Result a seed, from the store or trained now. What this machine lacks is NOT RUN.
 
     at_least: how many seeds the comparison needs, whatever `--seeds` says.
     """
-    from vp.experiments import find_run
     from vp.runtime import NotAvailable
     from vp.store import obtain
 
@@ -133,7 +143,7 @@ def results(request: pytest.FixtureRequest, scale: str) -> Callable[..., list[An
     newer_than = request.config.stash[STARTED] if options.fresh else None
 
     def get(name: str, at_least: int = 1) -> list[Any]:
-        run = find_run(name, scale)
+        run = find(name)
         seeds = range(max(options.seeds, at_least) if run.adaptation else 1)
         try:
             return [obtain(run, seed, device=options.device, newer_than=newer_than) for seed in seeds]
@@ -148,17 +158,27 @@ def judge(request: pytest.FixtureRequest, scale: str, record: Callable[..., None
     """Judges cells and orderings, and records them for the writeup (tests/asserts.py)."""
     from tests.asserts import Judge
 
-    return Judge(scale, request.config.getoption("--accept"), record, _first_line(request.function))
+    judge = Judge(scale, request.config.getoption("--accept"), record, _first_line(request.function))
+    if limit := request.config.getoption("--limit"):
+        judge.expectations = full_scale.on_some_images(judge.expectations, limit)
+    return judge
 
 
 @pytest.fixture(autouse=True)
 def _no_gpu_is_not_run(request: pytest.FixtureRequest) -> None:
     """A full-scale test on a machine without CUDA is NOT RUN, with the reason and the cure."""
-    if request.node.get_closest_marker("gpu") and request.config.getoption("--device") in ("auto", "cuda"):
+    if request.node.get_closest_marker("gpu") and full_scale.needs_a_gpu(request.config.option):
         import torch
 
         if not torch.cuda.is_available():
             pytest.skip("NOT RUN: full scale needs a CUDA device and this machine has none; `--scale mini` runs here")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    rehearses = item.config.getoption("--rehearse") and item.get_closest_marker("reproduces")
+    with full_scale.without_verdicts(lambda: item.stash.get(ENTRIES, [])) if rehearses else nullcontext():
+        return (yield)
 
 
 # -- from tests to the writeup ---------------------------------------------------------------------------------------------
@@ -272,7 +292,7 @@ def pytest_html_results_summary(prefix: list[str], session: pytest.Session) -> N
         "tolerances taken from independent replications.",
     }
     about = {
-        "scale": f"{words[scale]} Seeds: {seeds}.",
+        "scale": f"{words[scale]} Seeds: {seeds}.{full_scale.in_words(session.config.option)}",
         "provenance": _computed_with([e["provenance"] for e in session.config.stash[ENTRIES] if e["kind"] == "cell"]),
     }
     try:

@@ -10,12 +10,13 @@ from torch.nn.functional import normalize
 
 from tests.controls import prompts as controls
 from tests.strategies import batches, pixels, seeds, tensor
-from vp.data import Preprocess, load_images
+from vp.data import Preprocess
 from vp.evaluation import contrast_test, wilson_interval
 from vp.expectations import Verdict, ordering_verdict
-from vp.experiments import SCALES, runs
+from vp.experiments import Run, runs
 from vp.models import DEFAULT_TEMPLATE, FrozenCLIP, cosine_logits, fill_template, label_probabilities, load_clip
 from vp.models.mini_clip import mini_tokenizer, new_mini_clip
+from vp.performing import images_of
 from vp.prompts import PromptedCLIP
 from vp.runtime import NotAvailable, VpError, pick_device
 from vp.writeup import prediction_bars, to_svg
@@ -188,16 +189,16 @@ PRIMARY = ("red", "green", "blue")
 
 
 @pytest.fixture
-def backbone(scale: str, pytestconfig: pytest.Config) -> FrozenCLIP:
+def backbone(find, pytestconfig: pytest.Config) -> FrozenCLIP:
     try:
-        return load_clip(SCALES[scale].backbone, pick_device(pytestconfig.getoption("--device")))
+        return load_clip(find("zero-shot-10-test").backbone, pick_device(pytestconfig.getoption("--device")))
     except NotAvailable as missing:
         pytest.skip(f"NOT RUN: {missing}")
 
 
-def images_of(name: str, split: str = "test"):
+def shown_by(run: Run):
     try:
-        return load_images(name, split)
+        return images_of(run, run.split)
     except NotAvailable as missing:
         pytest.skip(f"NOT RUN: {missing}")
 
@@ -215,9 +216,9 @@ def draw_eight(images, backbone: FrozenCLIP, template: str, labels, figure: str,
 
 
 @pytest.mark.reproduces
-def test_figure_5_clip_tells_the_primary_colour(scale: str, backbone: FrozenCLIP, record, judge) -> None:
+def test_figure_5_clip_tells_the_primary_colour(find, backbone: FrozenCLIP, record, judge) -> None:
     """For images with a distinct primary colour the model identifies it with a high degree of accuracy."""
-    images = images_of(SCALES[scale].datasets["100"])
+    images = shown_by(find("zero-shot-100-test"))
     template = "This is an image mostly coloured {}"
     channels = images.pixels.float().mean((2, 3)) / 255
     ranked = channels.sort(1, descending=True)
@@ -258,9 +259,9 @@ def test_figure_5_clip_tells_the_primary_colour(scale: str, backbone: FrozenCLIP
 
 
 @pytest.mark.reproduces
-def test_figure_6_clip_tells_human_made_from_natural(scale: str, backbone: FrozenCLIP, record, judge) -> None:
+def test_figure_6_clip_tells_human_made_from_natural(find, backbone: FrozenCLIP, record, judge) -> None:
     """The model performs quite well at telling human-made objects from objects from nature, though it mislabels some."""
-    images = images_of(SCALES[scale].datasets["10"])
+    images = shown_by(find("zero-shot-10-test"))
     template, labels = "This image displays an object that is {}", ("human-made", "from-nature")
     probabilities = label_probabilities(backbone, images.pixels, template, labels)
     natural = torch.tensor([name in FROM_NATURE for name in images.class_names])[images.labels]

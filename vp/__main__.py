@@ -1,4 +1,4 @@
-"""python -m vp list | run NAME | ask | pretrain | fetch | doctor | bench: the command line. Errors a user can mend are one line, exit code 2."""
+"""python -m vp list | run NAME | ask | pretrain | fetch | doctor | bench. Errors a user can mend are one line, exit code 2."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def _parser() -> argparse.ArgumentParser:
 
     timing = commands.add_parser("bench", help="images a second of each kind of work, and the time each table takes")
     timing.add_argument("--scale", default="full", choices=("mini", "full"))
-    timing.add_argument("--images", type=int, help="how many to measure on (default: 5,120 on CUDA; 16 elsewhere, a rehearsal)")
-    timing.add_argument("--batch", type=int, help="images of a training step (default: 128 on CUDA, 8 elsewhere)")
+    timing.add_argument("--images", type=int, help="how many to measure on (default: 5,120 on CUDA; 8 elsewhere, a rehearsal)")
+    timing.add_argument("--batch", type=int, help="images of a training step (default: 128 on CUDA, 4 elsewhere)")
     timing.add_argument("--json", action="store_true")
 
     for command in (running, asking, pretraining, examining, timing):

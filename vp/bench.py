@@ -113,6 +113,8 @@ def measure(work: Work, device: torch.device, images: int, batch: int, repeats: 
 
 def _flop_per_image(model: nn.Module, batches: Batches, batch: int, trains: bool) -> float:
     inputs, labels = batches[torch.arange(batch)]
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # the counter does not know what is inside
     with FlopCounterMode(display=False) as counter:
         if trains:
             model.train()
@@ -120,6 +122,7 @@ def _flop_per_image(model: nn.Module, batches: Batches, batch: int, trains: bool
         else:
             with torch.no_grad(), mixed_precision(labels.device):
                 model.eval()(inputs)
+    torch.backends.mha.set_fastpath_enabled(before)
     model.zero_grad()
     return float(counter.get_total_flops()) / batch
 
@@ -170,7 +173,7 @@ def bench(
 ) -> dict[str, Any]:
     """Measure every kind of work of a scale and project its tables; said line by line, and given back as plain values."""
     whole = device.type == "cuda"
-    images, batch = images or (5120 if whole else 16), batch or (128 if whole else 8)
+    images, batch = images or (5120 if whole else 8), batch or (128 if whole else 4)
     where = provenance(device)
     say(f"device: {where['device']}, {where['precision']}, {where['threads']} threads, torch {where['torch']}, {where['commit']}")
     say(f"random weights and images; {images} images a measurement, batch {batch}" + _rehearsed(scale, whole))
@@ -178,7 +181,7 @@ def bench(
     say(f"matrix rate: {rate / 1e12:.2f} TFLOP/s")
     speeds = {}
     for work in works(scale):
-        speeds[work.name] = speed = measure(work, device, images, batch)
+        speeds[work.name] = speed = measure(work, device, images, batch, repeats=3 if whole or scale == "mini" else 1)
         say(
             f"{work.name + ':':<40} {speed.images_per_s:10,.1f} images/s ({speed.slowest:,.1f} to {speed.fastest:,.1f}), "
             f"{speed.gflop_per_image:5.1f} GFLOP an image, {speed.share(rate):4.0%} of the matrix rate"

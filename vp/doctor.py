@@ -13,7 +13,7 @@ from vp.bench import TABLES, Speed, duration, kind_of_training, matrix_rate, mea
 from vp.data import data_root
 from vp.data.cifar import load_cifar
 from vp.downloads import offline_because
-from vp.experiments import SCALES, runs
+from vp.experiments import SCALES, DeepTokens, runs
 from vp.fetch import needed, piece
 from vp.runtime import NotAvailable, home, pick_device, precision
 from vp.store import store_folder
@@ -87,7 +87,7 @@ def _project_mini(device: torch.device) -> dict[str, float]:
 def _assumed(device: torch.device) -> Callable[[str], float]:
     """Seconds an image of each kind of full-scale work, from the matrix rate measured now."""
     rate = ASSUMED_SHARE * matrix_rate(device)
-    blocks = {kind_of_training(run): run.prompt.block for run in runs("full").values() if hasattr(run.prompt, "block")}
+    blocks = {kind_of_training(run): run.prompt.block for run in runs("full").values() if isinstance(run.prompt, DeepTokens)}
 
     def seconds(kind: str) -> float:
         if kind in blocks:  # forward and backward through the blocks from k on

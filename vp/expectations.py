@@ -27,6 +27,7 @@ class Verdict(StrEnum):
     CONTRADICTED = "contradicted"
     CORRECTED = "corrected"
     NOT_RUN = "NOT RUN"
+    REHEARSAL = "rehearsal"
 
 
 @dataclass(frozen=True)

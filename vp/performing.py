@@ -60,8 +60,7 @@ def _backbone_fingerprint(name: str, device: torch.device) -> str:
 
 def images_of(run: Run, split: str) -> ImageSet:
     """The images of one split that a Run looks at: all, or as many as its limit says."""
-    whole = load_images(run.dataset, split)
-    return whole if run.limit is None else whole.sample(run.limit)
+    return load_images(run.dataset, split, run.limit)
 
 
 def build_model(run: Run, class_names: tuple[str, ...], device: torch.device | str = "cpu") -> Classifier:

@@ -141,8 +141,9 @@ def _load_class_folders(name: str, split: str, folder: Path) -> ImageSet:
 
 
 def generate_cifar(root: Path, train: int = 50_000, test: int = 10_000, seed: int = 0) -> None:
-    """Write random images in the format of both datasets, with checksums of their own; `train` is a multiple of 5.
+    """Write random images, coloured and grey by turns, in the format of both datasets, with checksums of their own.
 
+    `train` is a multiple of 5, the number of files that CIFAR-10 has for it.
     What is there already and whole is left alone. Stand-ins serve to rehearse a run; they say so wherever they are read.
     """
     root.mkdir(parents=True, exist_ok=True)
@@ -169,8 +170,7 @@ def _generate(root: Path, name: str, train: int, test: int, seed: int) -> dict[s
         for file, _ in files:
             rows = count // len(files)
             labels = (stream.permutation(rows) % len(classes)).tolist()
-            data = stream.integers(256, size=(rows, 3 * 32 * 32), dtype=np.uint8)
-            contents[file] = {"data": data, LABELS[name]: labels}
+            contents[file] = {"data": _draw(stream, rows), LABELS[name]: labels}
     contents[reader.meta["filename"]] = {reader.meta["key"]: [*classes]}
     sums = {}
     for file, content in contents.items():
@@ -178,3 +178,10 @@ def _generate(root: Path, name: str, train: int, test: int, seed: int) -> dict[s
         (folder / file).write_bytes(written)
         sums[file] = hashlib.md5(written, usedforsecurity=False).hexdigest()
     return sums
+
+
+def _draw(stream: np.random.Generator, rows: int) -> Any:
+    """uint8 (rows, 3072), plane by plane as CIFAR's files have it: noise on one of the primary colours, or on grey."""
+    tint = np.eye(3)[stream.integers(3, size=rows)] * (np.arange(rows) % 2)[:, None]
+    noise = stream.integers(64, size=(rows, 3, 32 * 32), dtype=np.uint8)
+    return (noise + (128 * tint).astype(np.uint8)[:, :, None]).reshape(rows, -1)

@@ -45,6 +45,7 @@ class FrozenCLIP(nn.Module):
         self.model: Any = model.eval().requires_grad_(False)  # open_clip carries no types
         self.tokenizer = tokenizer
         self.preprocess = preprocess
+        self._text_features: dict[tuple[tuple[str, ...], torch.device], Tensor] = {}
         self.known_tokens = None if known_tokens is None else frozenset(known_tokens)
 
     def train(self, mode: bool = True) -> FrozenCLIP:
@@ -89,8 +90,16 @@ class FrozenCLIP(nn.Module):
         return [word for word in words if not self.known_tokens.issuperset(self.tokenizer.encode(word))]
 
     def class_features(self, class_names: Sequence[str], template: str = DEFAULT_TEMPLATE) -> Tensor:
-        """Unit text features (K, D) of K class names in a template; `_` in a name is read as a space (report 2.1, settings)."""
-        return self.encode_text(fill_template(template, class_names))
+        """Unit text features (K, D) of K class names in a template; `_` in a name is read as a space (report 2.1, settings).
+
+        Computed once for all runs of a process: the weights are frozen.
+        """
+        texts = tuple(fill_template(template, class_names))
+        where = (texts, next(self.model.parameters()).device)
+        if where not in self._text_features:
+            with torch.inference_mode(False):  # what is kept may be part of a training step later
+                self._text_features[where] = self.encode_text(texts)
+        return self._text_features[where]
 
 
 def label_probabilities(clip: FrozenCLIP, pixels: Tensor, template: str, labels: Sequence[str]) -> Tensor:

@@ -48,7 +48,7 @@ body > p { order: 1; color: var(--quiet); margin: 0; } body > .summary { order: 
 .vp .within-noise::before { content: "\\2248\\00a0"; color: #0072b2; }
 .vp .contradicted::before { content: "\\2717\\00a0"; color: #d55e00; }
 .vp .corrected::before { content: "\\270e\\00a0"; color: #cc79a7; }
-.vp .not-run::before { content: "\\25cb\\00a0"; }
+.vp .not-run::before, .vp .rehearsal::before { content: "\\25cb\\00a0"; }
 </style>
 """
 
@@ -58,6 +58,7 @@ MEANING = {
     Verdict.CONTRADICTED: "significantly different from what is claimed",
     Verdict.CORRECTED: "true in the corrected form given",
     Verdict.NOT_RUN: "not computed here, for the reason given",
+    Verdict.REHEARSAL: "run with random weights and generated images: that it runs, not what comes out",
 }
 
 
@@ -243,12 +244,13 @@ def _opening(judged: Sequence[Entry], about: Mapping[str, str]) -> str:
         f"<tr><td>{_mark(verdict)}</td><td>{counts[verdict]}</td><td class='quiet'>{MEANING[verdict]}</td></tr>"
         for verdict in Verdict
     ]
-    ran = len(judged) - counts[Verdict.NOT_RUN]
+    ran = len(judged) - counts[Verdict.NOT_RUN] - counts[Verdict.REHEARSAL]
+    rehearsed = f" {counts[Verdict.REHEARSAL]} were only rehearsed." if counts[Verdict.REHEARSAL] else ""
     return (
         f"<p class='lead'>Of {len(judged)} numbers and statements of the report, {ran} were put to the test in this run: "
         f"{counts[Verdict.REPRODUCED]} reproduced, {counts[Verdict.WITHIN_NOISE]} within noise, "
         f"{counts[Verdict.CONTRADICTED]} contradicted, {counts[Verdict.CORRECTED]} corrected; "
-        f"{counts[Verdict.NOT_RUN]} not run.</p>"
+        f"{counts[Verdict.NOT_RUN]} not run.{rehearsed}</p>"
         f"<p>{escape(about['scale'])}</p>"
         + _html_table("Verdicts of this run", ("Verdict", "Count", "Meaning"), rows)
         + f"<p class='quiet'>{escape(about['provenance'])}</p>"
@@ -358,7 +360,14 @@ def _recorded_table(entries: Sequence[Entry]) -> str:
 
 def _merged(statements: Sequence[Entry]) -> list[Entry]:
     """One entry a sentence and evidence: the cases of a parametrised proof count once, with the worst of their verdicts."""
-    worst_first = [Verdict.CONTRADICTED, Verdict.NOT_RUN, Verdict.WITHIN_NOISE, Verdict.CORRECTED, Verdict.REPRODUCED]
+    worst_first = [
+        Verdict.REHEARSAL,
+        Verdict.CONTRADICTED,
+        Verdict.NOT_RUN,
+        Verdict.WITHIN_NOISE,
+        Verdict.CORRECTED,
+        Verdict.REPRODUCED,
+    ]
     kept: dict[tuple[str, ...], Entry] = {}
     for entry in sorted(statements, key=lambda entry: worst_first.index(Verdict(entry["verdict"]))):
         proof = re.sub(r"^(proved by|refuted by|skipped:) |\[.*", "", entry["evidence"])
