@@ -73,6 +73,7 @@ def download(url: str, path: Path, checksum: str, *, progress: bool = True) -> N
                 )
             os.replace(part, path)
     except HTTPError as error:
+        error.close()
         raise DownloadFailed(f"{url} answers {error.code} {error.reason}: try again later") from error
     except (URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
@@ -93,6 +94,7 @@ def _receive(url: str, part: Path, progress: bool) -> None:
     except HTTPError as error:
         if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not have:
             raise
+        error.close()
         return  # nothing is lacking, or the part is of another file, as its checksum will tell
     with response:
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:

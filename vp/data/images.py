@@ -56,17 +56,15 @@ class ImageSet:
         drawn = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))[:count]
         return replace(self.take(drawn.sort().values), source=f"{self.source or self.name}; {count} of its {len(self)} images")
 
-    def on(self, device: torch.device | str) -> ImageSet:
-        """The same images on `device`, moved there once however often they are asked for."""
+    def on(self, device: torch.device | str) -> tuple[Tensor, Tensor]:
+        """Pixels and labels on `device`, moved there once however often they are asked for."""
         device = torch.device(device)
-        if device.type == self.pixels.device.type:
-            return self
         if device not in self._copies:
-            self._copies[device] = replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device))
+            self._copies[device] = self.pixels.to(device), self.labels.to(device)
         return self._copies[device]
 
     @cached_property
-    def _copies(self) -> dict[torch.device, ImageSet]:
+    def _copies(self) -> dict[torch.device, tuple[Tensor, Tensor]]:
         return {}
 
     @cached_property

@@ -31,8 +31,7 @@ class ImageBatches:
     def __init__(
         self, images: ImageSet, preprocess: Preprocess, device: torch.device | str = "cpu", noise: GaussianNoise | None = None
     ) -> None:
-        there = images.on(device)
-        self.pixels, self.labels = there.pixels, there.labels
+        self.pixels, self.labels = images.on(device)
         self.preprocess = preprocess
         self.noise = noise
 

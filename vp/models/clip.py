@@ -132,10 +132,10 @@ def load_clip(name: str, device: torch.device | str = "cpu") -> FrozenCLIP:
 
     Raises VpError for an unknown name or the wrong activation function, NotAvailable when the weights are not on this machine.
     """
-    if name == "mini-clip":
-        from vp.models.mini_clip import load_mini_clip
+    if name in ("mini-clip", f"mini-clip/{RANDOM}"):
+        from vp.models.mini_clip import load_mini_clip, random_mini_clip
 
-        return load_mini_clip().to(device)
+        return (random_mini_clip() if name == f"mini-clip/{RANDOM}" else load_mini_clip()).to(device)
     architecture, tag = check_clip_name(name)
     if tag == RANDOM:
         with own_random_stream(0), _without_log():

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from vp.artifacts import content_hash
 from vp.data.preprocess import CIFAR100_MEAN, CIFAR100_STD, Preprocess
 from vp.downloads import matches, weights_folder
-from vp.models.mini_resnet import PREPROCESS, load_mini_resnet
+from vp.models.mini_resnet import PREPROCESS, load_mini_resnet, new_mini_resnet
 from vp.runtime import RANDOM, NotAvailable, VpError, own_random_stream
 
 Statistics = Literal["drifting", "frozen"]
@@ -51,8 +51,9 @@ def load_network(name: str) -> PretrainedNetwork:
     deviation of CIFAR-100, as the report does. Raises VpError for an unknown name, NotAvailable when the weights are not on this
     machine.
     """
-    if name == "mini-resnet":
-        return PretrainedNetwork(name, load_mini_resnet(), PREPROCESS)
+    if name in ("mini-resnet", f"mini-resnet/{RANDOM}"):
+        network: nn.Module = load_mini_resnet() if name == "mini-resnet" else new_mini_resnet().eval()
+        return PretrainedNetwork(name, network, PREPROCESS)
     architecture, _, tag = name.partition("/")
     known = torchvision.models.list_models()
     if architecture not in known:
@@ -60,7 +61,7 @@ def load_network(name: str) -> PretrainedNetwork:
         raise VpError(f"no network {architecture!r}: did you mean {', '.join(near)}? Any of torchvision's serves, by name")
     if tag == RANDOM:
         with own_random_stream(0):
-            network: nn.Module = torchvision.models.get_model(architecture)
+            network = torchvision.models.get_model(architecture)
     else:
         network = torchvision.models.get_model(architecture)
         network.load_state_dict(_read_weights(name, network_source(architecture, tag)))

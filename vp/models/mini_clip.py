@@ -24,7 +24,7 @@ from vp.data.preprocess import Preprocess
 from vp.data.world import CAPTIONS, training_scenes, vocabulary
 from vp.models.clip import FrozenCLIP, cosine_logits
 from vp.models.pretraining import IMAGE_PX, Pretraining, draw_partly_degraded, pretrain_model
-from vp.runtime import VpError, own_random_stream, provenance
+from vp.runtime import RANDOM, VpError, own_random_stream, provenance
 
 CONTEXT_LENGTH = 20
 WEIGHTS = Path(str(files("vp.models"))) / "mini_clip.safetensors"
@@ -52,6 +52,11 @@ def new_mini_clip(seed: int = 0) -> CLIP:
     unseen[known_tokens()] = False
     model.token_embedding.weight.data[unseen] = 0
     return model
+
+
+def random_mini_clip() -> FrozenCLIP:
+    """The miniature CLIP before its pre-training, for what does not depend on weights."""
+    return FrozenCLIP(f"mini-clip/{RANDOM}", new_mini_clip(), mini_tokenizer(), Preprocess(IMAGE_PX), known_tokens())
 
 
 def load_mini_clip(path: Path = WEIGHTS) -> FrozenCLIP:
