@@ -795,7 +795,7 @@ def test_wrong_readers_of_cifar_are_rejected(tmp_path: Path, wrong: Callable) ->
 def test_missing_cifar_is_not_available(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
     """Without its files CIFAR is NOT RUN, in one line that says where they were looked for and how to get them."""
     monkeypatch.setenv("VP_HOME", str(tmp_path))
-    with pytest.raises(NotAvailable, match=f"{name} is missing or damaged in .*data: let torchvision.datasets download it"):
+    with pytest.raises(NotAvailable, match=f"{name} is not in .*data: run `python -m vp fetch`, or give --data"):
         load_images(name, "test")
 
 
