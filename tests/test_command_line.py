@@ -1,4 +1,7 @@
-"""vp.__main__: list, run, ask and pretrain (fetch, doctor and bench: test_full_scale.py); and that every error a user can mend is one line and exit code 2."""
+"""vp.__main__: list, run, ask and pretrain; that every error a user can mend is one line and exit code 2.
+
+fetch, doctor and bench: tests/test_full_scale.py.
+"""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ import torch
 
 from tests.controls import artifacts as controls
 from tests.test_artifacts import equal, largest_file
-from vp import performing, store
+from vp import experiments, performing, store
 from vp.data import GaussianNoise
 from vp.experiments import NewHead, Result, Run, VisualPrompt
 from vp.runtime import VpError
@@ -361,8 +361,9 @@ class World:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.data = {"train": "many images", "test": "few images"}
-        self.backbone, self.device, self.code = "weights", "cpu", "statements"
-        monkeypatch.setattr(performing, "load_images", lambda name, split: SimpleNamespace(fingerprint=self.data[split]))
+        self.backbone, self.device, self.code, self.precision = "weights", "cpu", "statements", "float32"
+        monkeypatch.setattr(performing, "precision", lambda device: self.precision)
+        monkeypatch.setattr(performing, "images_of", lambda run, split: SimpleNamespace(fingerprint=self.data[split]))
         monkeypatch.setattr(performing, "_backbone_fingerprint", lambda name, device: self.backbone)
         monkeypatch.setattr(performing, "pick_device", lambda name: SimpleNamespace(type=self.device))
         monkeypatch.setattr(performing, "code_version", lambda: self.code)
@@ -383,6 +384,8 @@ OTHER_SETTINGS = {
     "tested_epoch": "best",
     "template": "{}",
     "validation_share": 0.1,
+    "limit": 1000,
+    "rehearsal": True,
 }
 OTHER_RECIPE = {
     "optimiser": "adam",
@@ -398,6 +401,7 @@ OTHER_WORLDS = (
     ("data", {"train": "a label mended", "test": "few images"}),
     ("data", {"train": "many images", "test": "a label mended"}),
     ("backbone", "other weights"),
+    ("precision", "bfloat16"),
     ("device", "cuda"),
     ("code", "other statements"),
 )
@@ -453,7 +457,7 @@ def test_a_run_with_borrowed_weights_follows_the_run_it_borrows_from(world: Worl
     keys = []
     for epochs in (2, 3):
         source = replace(RUN, recipe=Recipe(epochs=epochs))
-        monkeypatch.setattr(performing, "find_run", lambda name, scale, source=source: source)
+        monkeypatch.setattr(experiments, "find_run", lambda name, scale, source=source: source)
         keys.append(performing.run_key(replace(RUN, recipe=None, weights_from=RUN.name), 0))
     assert len({*keys, performing.run_key(RUN, 0)}) == 3
 

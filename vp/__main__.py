@@ -9,7 +9,7 @@ import random
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from torch import Tensor
@@ -199,7 +199,9 @@ def _bench(arguments: argparse.Namespace) -> None:
         if (given := getattr(arguments, option)) is not None and given < 2:
             raise VpError(f"--{option} {given}: give at least 2")
     say = (lambda _: None) if arguments.json else print
-    measured = bench(arguments.scale, pick_device(arguments.device), arguments.images, arguments.batch, say)
+    device = pick_device(arguments.device)
+    with this_device().alone():
+        measured = bench(arguments.scale, device, arguments.images, arguments.batch, say)
     if arguments.json:
         print(json.dumps(measured, indent=2))
 
@@ -215,18 +217,11 @@ _COMMANDS = {
 }
 
 
-def _hold_the_device(command: str) -> AbstractContextManager[None]:
-    """What computes shares the device, and what times it has it alone."""
-    if command in ("list", "fetch"):
-        return nullcontext()
-    return this_device().alone() if command == "bench" else this_device().share()
-
-
 def main(words: Sequence[str] | None = None) -> int:
     """Run a command; 0 when done, 2 for an error the user can mend, 130 when interrupted."""
     arguments = _parser().parse_args(words)
     try:
-        with _hold_the_device(arguments.command):
+        with nullcontext() if arguments.command in ("list", "fetch", "bench") else this_device().share():
             _COMMANDS[arguments.command](arguments)
         sys.stdout.flush()
     except VpError as error:
