@@ -9,11 +9,15 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests import full_scale
+from vp.devices import give_worker_its_device
 
 ROOT = Path(__file__).parent
 EXPECTATIONS = ROOT / "expectations"
@@ -29,6 +33,7 @@ STARTED: pytest.StashKey[float] = pytest.StashKey()
 # Workers share the cores: set before torch is imported, or each would start a thread per core.
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+give_worker_its_device()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,6 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--seeds", type=int, default=1, metavar="S", help="train every run with seeds 0 to S - 1 (default 1)")
     group.addoption("--fresh", action="store_true", help="train again what the store already has")
     group.addoption("--accept", action="store_true", help="write this run's numbers as expectations; the run still fails")
+    full_scale.add_options(group)
     group.addoption("--results", type=Path, metavar="FILE", help="write the content of the writeup as JSON")
     group.addoption("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where to compute")
 
@@ -48,11 +54,13 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "claim(*ids): this test decides these claims of expectations/claims.toml; {name} in an id is a parameter of the test",
     )
+    config.addinivalue_line("markers", "alone: measures time or memory; no other test of this machine runs at the same time")
     seeds = config.getoption("--seeds")
     if seeds < 1:
         raise pytest.UsageError(f"--seeds {seeds}: give at least 1")
     if config.getoption("--accept") and seeds < 3:
         raise pytest.UsageError(f"--accept with {seeds} seed(s): the spread of a number needs --seeds 3 or more")
+    full_scale.configure(config)
     if (results := config.getoption("--results")) and not results.absolute().parent.is_dir():
         raise pytest.UsageError(f"--results {results}: there is no folder {results.absolute().parent}")
     config.stash[ENTRIES], config.stash[TESTS], config.stash[CASES] = [], {}, {}
@@ -67,13 +75,16 @@ def pytest_configure_node(node: Any) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before any test is deselected
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Full-scale reproduction needs a GPU. Runs go first, the slowest ahead; then what compares them; then all other tests."""
+    """Full-scale reproduction needs a GPU. Runs go first, the slowest ahead; then what compares them; then all other tests;
+    measurements last, for one waits until all others pause."""
     scale = config.getoption("--scale")
     config.stash[CASES] = _cases(config, items)
     for item in items:
         if item.get_closest_marker("reproduces") and scale == "full":
             item.add_marker(pytest.mark.gpu)
-    items.sort(key=lambda item: _order(item.get_closest_marker("reproduces"), scale))
+    items.sort(
+        key=lambda item: (item.get_closest_marker("alone") is not None, _order(item.get_closest_marker("reproduces"), scale))
+    )
     if scale == "mini" and config.args_source is pytest.Config.ArgsSource.TESTPATHS:
         # The miniature report is the report's sections; the machinery's own tests belong to the fast tier, unless asked for.
         others = [item for item in items if not SECTION_FILE.match(item.path.name)]
@@ -115,6 +126,20 @@ def _order(marker: pytest.Mark | None, scale: str) -> tuple[int, float]:
     return 0, -sum(relative_cost(find_run(name, scale)) for name in marker.args)
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
+    """Tests share the device; one marked `alone` waits until it has the device to itself. Before any test changes VP_HOME."""
+    from vp.runtime import VpError
+    from vp.sharing import this_device
+
+    with ExitStack() as turn:
+        try:
+            turn.enter_context(this_device().alone() if item.get_closest_marker("alone") else this_device().share())
+        except VpError as error:
+            item.add_marker(pytest.mark.skip(reason=f"NOT RUN: {error}"))
+        return (yield)
+
+
 # -- what reproduction tests use -------------------------------------------------------------------------------------------
 
 
@@ -128,24 +153,34 @@ def record(request: pytest.FixtureRequest) -> Callable[..., None]:
     """record(kind, **plain values): an entry of the writeup."""
 
     def add(kind: str, **values: Any) -> None:
-        request.node.stash.setdefault(ENTRIES, []).append({"kind": kind, "test": request.node.nodeid, **values})
+        entry = {"kind": kind, "test": request.node.nodeid, **values}
+        rehearse = request.config.getoption("--rehearse")
+        request.node.stash.setdefault(ENTRIES, []).append(full_scale.rehearsed(entry) if rehearse else entry)
 
     return add
 
 
 @pytest.fixture
-def results(request: pytest.FixtureRequest, scale: str) -> Callable[[str], list[Any]]:
-    """results(run name): one Result a seed, from the store or trained now. What this machine lacks is NOT RUN."""
-    from vp.experiments import find_run
+def find(request: pytest.FixtureRequest, scale: str) -> Callable[[str], Any]:
+    """find(run name): the Run as this session performs it (--limit, --rehearse)."""
+    return lambda name: full_scale.as_performed(name, scale, request.config.option)
+
+
+@pytest.fixture
+def results(request: pytest.FixtureRequest, find: Callable[[str], Any]) -> Callable[..., list[Any]]:
+    """results(run name, at_least=1): one Result a seed, from the store or trained now. What this machine lacks is NOT RUN.
+
+    at_least: how many seeds the comparison needs, whatever `--seeds` says.
+    """
     from vp.runtime import NotAvailable
     from vp.store import obtain
 
     options = request.config.option
     newer_than = request.config.stash[STARTED] if options.fresh else None
 
-    def get(name: str) -> list[Any]:
-        run = find_run(name, scale)
-        seeds = range(options.seeds if run.prompt else 1)
+    def get(name: str, at_least: int = 1) -> list[Any]:
+        run = find(name)
+        seeds = range(max(options.seeds, at_least) if run.adaptation else 1)
         try:
             return [obtain(run, seed, device=options.device, newer_than=newer_than) for seed in seeds]
         except NotAvailable as missing:
@@ -155,12 +190,17 @@ def results(request: pytest.FixtureRequest, scale: str) -> Callable[[str], list[
 
 
 @pytest.fixture
-def judge(request: pytest.FixtureRequest, scale: str, record: Callable[..., None]) -> Any:
+def judge(request: pytest.FixtureRequest, scale: str, record: Callable[..., None], find: Callable[[str], Any]) -> Any:
     """Judges cells and orderings, and records them for the writeup (tests/asserts.py)."""
     from tests.asserts import Judge
 
     options = request.config.option
-    return Judge(scale, options.accept, record, claims_of(request.node), device=options.device)
+    judge = Judge(scale, options.accept, record, claims_of(request.node), find=find, device=options.device)
+    judge.explains = not options.rehearse
+    if options.limit:
+        judge.expectations = full_scale.on_some_images(judge.expectations, options.limit)
+        judge.unjudged = {"*": f"what was trained on {options.limit} images has nothing to be held to"}
+    return judge
 
 
 @cache
@@ -187,11 +227,18 @@ def _claims_are_in_the_ledger(request: pytest.FixtureRequest) -> None:
 @pytest.fixture(autouse=True)
 def _no_gpu_is_not_run(request: pytest.FixtureRequest) -> None:
     """A full-scale test on a machine without CUDA is NOT RUN, with the reason and the cure."""
-    if request.node.get_closest_marker("gpu") and request.config.getoption("--device") in ("auto", "cuda"):
+    if request.node.get_closest_marker("gpu") and full_scale.needs_a_gpu(request.config.option):
         import torch
 
         if not torch.cuda.is_available():
             pytest.skip("NOT RUN: full scale needs a CUDA device and this machine has none; `--scale mini` runs here")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    rehearses = item.config.getoption("--rehearse") and item.get_closest_marker("reproduces")
+    with full_scale.without_verdicts(lambda: item.stash.get(ENTRIES, [])) if rehearses else nullcontext():
+        return (yield)
 
 
 # -- from tests to the writeup ---------------------------------------------------------------------------------------------
@@ -323,7 +370,10 @@ def _writeup(config: pytest.Config) -> tuple[Any, list[str]]:
 
     scale, seeds, entries = config.getoption("--scale"), config.getoption("--seeds"), config.stash[ENTRIES]
     provenances = [entry["provenance"] for entry in entries if entry["kind"] == "cell"]
-    about = {"scale": f"{SCALE_IN_WORDS[scale]} Seeds: {seeds}.", "provenance": _computed_with(provenances)}
+    about = {
+        "scale": f"{SCALE_IN_WORDS[scale]} Seeds: {seeds}.{full_scale.in_words(config.option)}",
+        "provenance": _computed_with(provenances),
+    }
     tests = [config.stash[TESTS][name] for name in sorted(config.stash[TESTS])]
     judgements, problem, report, published = [], "", {}, {}
     try:

@@ -24,7 +24,7 @@ from vp.expectations import (
     load_unjudged,
     ordering_verdict,
 )
-from vp.experiments import Result, find_run
+from vp.experiments import Result, Run, find_run
 from vp.gaps import climb, in_words
 from vp.store import obtain
 
@@ -41,10 +41,13 @@ class Judge:
         record: Callable[..., None],
         claims: Sequence[str],
         *,
+        find: Callable[[str], Run] | None = None,
         device: str = "auto",
         expectations: Path = EXPECTATIONS,
     ) -> None:
         self.scale, self.accept, self.record, self.own, self.device = scale, accept, record, claims, device
+        self.find = find or (lambda name: find_run(name, scale))  # the Run as this session performs it
+        self.explains = True
         self.claims = load_claims(expectations)
         self.expectations = load_expectations(expectations, scale)
         self.unjudged = load_unjudged(expectations, scale)
@@ -60,7 +63,7 @@ class Judge:
         verdict = Verdict.NOT_RUN if expectation is None else cell_verdict(value, expectation)
         missed = expectation is not None and verdict is Verdict.CONTRADICTED and not self.accept
         why = None if expectation else f"measured, but not judged: {unjudged or 'no expectation is committed for this run'}"
-        gap = self._explain(results[0], expectation) if missed and expectation else None
+        gap = self._explain(results[0], expectation) if missed and expectation and self.explains else None
         self.record(
             "cell",
             run=name,
@@ -89,9 +92,9 @@ class Judge:
 
     def _explain(self, result: Result, expectation: Expectation) -> str:
         """Which setting closes the gap. An accident on the way is told in its place: it must not hide the failure itself."""
-        run = find_run(result.run, self.scale)
+        run = self.find(result.run)
         try:
-            source = obtain(find_run(run.weights_from, self.scale), result.seed, device=self.device) if run.weights_from else None
+            source = obtain(self.find(run.weights_from), result.seed, device=self.device) if run.weights_from else None
             return in_words(climb(run, source or (result if run.recipe else None), expectation, self.device))
         except Exception as error:
             return f"The gap could not be explained: {type(error).__name__}: {error}."
@@ -137,6 +140,20 @@ class Judge:
     def conclude(self, evidence: str, verdict: Verdict, *, claim: str = "") -> None:
         """Records a verdict on a claim; fails when it is contradicted, unless that is a known failure (which is strict)."""
         self._conclude(self._claim(claim), evidence, verdict, paired=None, contrast=None, or_equal=False)
+
+    def note(self, evidence: str, verdict: Verdict, *, claim: str = "") -> None:
+        """Records a verdict that depends on the machine, such as one on times: it fails nothing."""
+        name = self._claim(claim)
+        self.record(
+            "judged",
+            claim=name,
+            evidence=evidence,
+            verdict=str(verdict),
+            known_failure="",
+            paired=None,
+            contrast=None,
+            or_equal=False,
+        )
 
     def _claim(self, named: str) -> str:
         """The claim meant: the one named, or the only one of the test's marker."""

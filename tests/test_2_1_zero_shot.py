@@ -10,12 +10,13 @@ from torch.nn.functional import normalize
 
 from tests.controls import prompts as controls
 from tests.strategies import batches, pixels, seeds, tensor
-from vp.data import Preprocess, load_images
+from vp.data import Preprocess
 from vp.evaluation import contrast_test, wilson_interval
 from vp.expectations import Verdict
-from vp.experiments import SCALES, runs
+from vp.experiments import Run, runs
 from vp.models import DEFAULT_TEMPLATE, FrozenCLIP, cosine_logits, fill_template, label_probabilities, load_clip
 from vp.models.mini_clip import mini_tokenizer, new_mini_clip
+from vp.performing import images_of
 from vp.prompts import PromptedCLIP
 from vp.runtime import NotAvailable, VpError, pick_device
 from vp.writeup import prediction_bars, to_svg
@@ -190,16 +191,16 @@ ORIGINS, ORIGIN_TEMPLATE = ("human-made", "from-nature"), "This image displays a
 
 
 @pytest.fixture
-def backbone(scale: str, pytestconfig: pytest.Config) -> FrozenCLIP:
+def backbone(find, pytestconfig: pytest.Config) -> FrozenCLIP:
     try:
-        return load_clip(SCALES[scale].backbone, pick_device(pytestconfig.getoption("--device")))
+        return load_clip(find("zero-shot-10-test").backbone, pick_device(pytestconfig.getoption("--device")))
     except NotAvailable as missing:
         pytest.skip(f"NOT RUN: {missing}")
 
 
-def images_of(name: str, split: str = "test"):
+def shown_by(run: Run):
     try:
-        return load_images(name, split)
+        return images_of(run, run.split)
     except NotAvailable as missing:
         pytest.skip(f"NOT RUN: {missing}")
 
@@ -243,9 +244,9 @@ def share(hits) -> tuple[str, float, float]:
 
 @pytest.mark.claim("primary-colour", "primary-colour-confidence", "no-primary-colour")
 @pytest.mark.reproduces
-def test_figure_5_clip_tells_the_primary_colour(scale: str, backbone: FrozenCLIP, record, judge) -> None:
+def test_figure_5_clip_tells_the_primary_colour(find, backbone: FrozenCLIP, record, judge) -> None:
     """For images with a distinct primary colour the model identifies it, with high confidence; for others it spreads out."""
-    images = images_of(SCALES[scale].datasets["100"])
+    images = shown_by(find("zero-shot-100-test"))
     probabilities, correct, distinct, indistinct = colours_of(images, backbone)
     draw_eight(
         images,
@@ -281,9 +282,9 @@ def test_figure_5_clip_tells_the_primary_colour(scale: str, backbone: FrozenCLIP
 
 @pytest.mark.claim("human-made-or-natural", "human-made-confidence", "mistakes-are-less-confident")
 @pytest.mark.reproduces
-def test_figure_6_clip_tells_human_made_from_natural(scale: str, backbone: FrozenCLIP, record, judge) -> None:
+def test_figure_6_clip_tells_human_made_from_natural(find, backbone: FrozenCLIP, record, judge) -> None:
     """The model tells human-made objects from objects from nature; where it mislabels one, it is less confident."""
-    images = images_of(SCALES[scale].datasets["10"])
+    images = shown_by(find("zero-shot-10-test"))
     probabilities, natural = origins_of(images, backbone)
     draw_eight(
         images,
@@ -318,10 +319,10 @@ def test_figure_6_clip_tells_human_made_from_natural(scale: str, backbone: Froze
 
 @pytest.mark.claim("abstract-tasks-are-harder")
 @pytest.mark.reproduces
-def test_the_more_abstract_task_has_more_mistakes(scale: str, backbone: FrozenCLIP, judge) -> None:
+def test_the_more_abstract_task_has_more_mistakes(find, backbone: FrozenCLIP, judge) -> None:
     """Telling human-made from natural, the more abstract task, is right less often than telling a distinct primary colour."""
-    _, told, distinct, _ = colours_of(images_of(SCALES[scale].datasets["100"]), backbone)
-    probabilities, natural = origins_of(images_of(SCALES[scale].datasets["10"]), backbone)
+    _, told, distinct, _ = colours_of(shown_by(find("zero-shot-100-test")), backbone)
+    probabilities, natural = origins_of(shown_by(find("zero-shot-10-test")), backbone)
     right = (probabilities[:, 1] > 0.5) == natural
     test = contrast_test(told[distinct].float(), -right.float())
     judge.decide(test, f"right in {told[distinct].float().mean():.1%} against {right.float().mean():.1%}; p = {test.p_value:.2g}")

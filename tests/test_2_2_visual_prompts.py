@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from tests.controls import prompts as controls
 from tests.strategies import batches, fixed_patches, image_sizes, paddings, random_patches, seeds, tensor, visual_prompts
-from vp.data import Preprocess, load_images
-from vp.experiments import find_run, runs
+from vp.data import Preprocess
+from vp.experiments import runs
 from vp.models import FrozenCLIP
 from vp.models.mini_clip import mini_tokenizer, new_mini_clip
-from vp.performing import restore_model
+from vp.performing import images_of, restore_model
 from vp.prompts import FixedPatch, Padding, PromptedCLIP, RandomPatch
 from vp.runtime import pick_device
 from vp.writeup import learnt_prompt, to_svg
@@ -277,11 +277,11 @@ def test_padding_gains_more_on_the_100_class_set(results, judge) -> None:
 @pytest.mark.claim("{kind}-place")
 @pytest.mark.reproduces
 @pytest.mark.parametrize(("kind", "figure"), [("fixed-patch", "figure-7"), ("padding", "figure-8")])
-def test_figures_7_and_8_show_the_learnt_prompts(kind: str, figure: str, results, record, scale: str, pytestconfig) -> None:
+def test_figures_7_and_8_show_the_learnt_prompts(kind: str, figure: str, results, record, find, pytestconfig) -> None:
     """Figures 7 and 8 show the learnt prompts and what they do to an image."""
-    run = find_run(f"{kind}-100", scale)
+    run = find(f"{kind}-100")
     result = results(run.name)[0]
-    images = load_images(run.dataset, "test")
+    images = images_of(run, "test")
     model = restore_model(run, result, images.class_names, pick_device(pytestconfig.getoption("--device")))
     shown = model.clip.preprocess(images.pixels[:5].to(model.text_features.device))
     with torch.no_grad():

@@ -200,5 +200,6 @@ def test_figure_of_accuracy_against_noise(results, record) -> None:
         "intervals. Where the lines come closer, the prompt loses more to the noise than it keeps.",
         svg=to_svg(figure, "noise-curve"),
     )
-    for line in lines.values():
-        assert line[-1][0] < line[0][0]
+    for label, line in lines.items():
+        if not line[-1][0] < line[0][0]:
+            pytest.fail(f"{label}: {line[-1][0]:.2f}% under noise of std {CURVE_STDS[-1]}, {line[0][0]:.2f}% without")

@@ -10,8 +10,8 @@ import torch
 from tests.controls import union as controls
 from tests.strategies import pixels
 from vp.data import ImageSet, load_images, union
-from vp.experiments import SCALES, Result, find_run, runs
-from vp.performing import perform, restore_model
+from vp.experiments import Result, find_run, runs
+from vp.performing import images_of, perform, restore_model
 from vp.runtime import VpError
 
 
@@ -78,7 +78,7 @@ def test_a_prompt_on_foreign_data_is_named_so(scale: str) -> None:
 
 def test_a_missing_checkpoint_is_an_error() -> None:
     """A prompt to be evaluated elsewhere needs its trained weights: a random prompt never stands in."""
-    with pytest.raises(ValueError, match="needs the trained prompt of 'padding-10': perform that run first"):
+    with pytest.raises(ValueError, match="needs the trained weights of 'padding-10': perform that run first"):
         perform(find_run("padding-10-on-110", "mini"))
 
 
@@ -109,13 +109,13 @@ def test_a_checkpoint_of_another_scale_dataset_or_backbone_is_an_error(field: st
 @pytest.mark.parametrize(
     "name", [pytest.param(run, marks=pytest.mark.reproduces(run)) for run, it in runs("mini").items() if it.table == "table_6"]
 )
-def test_table_6_accuracy_on_110_classes(name: str, results, judge, record, scale: str) -> None:
+def test_table_6_accuracy_on_110_classes(name: str, results, judge, record, find) -> None:
     """A prompt learnt on one set reaches the accuracy of table 6 on the 110 classes of both."""
     found = results(name)
     try:
         judge.cell(found)
     finally:
-        first = len(load_images(SCALES[scale].datasets["10"], "test"))
+        first = len(images_of(find("zero-shot-10-test"), "test"))
         parts = [found[0].correct_images[:first], found[0].correct_images[first:]]
         record(
             "table",

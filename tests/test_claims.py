@@ -31,26 +31,6 @@ TESTS = Path(__file__).parent
 LEDGER = load_claims(EXPECTATIONS)
 LINKS = find_links(TESTS)
 
-# Claims of section 1 whose tests are not written yet: delete the ids as the tests arrive, and this list with the last of them.
-WITHOUT_A_TEST_YET = {
-    "speed-accuracy-correlation",
-    "time-is-per-batch",
-    "vit-b-32-above-the-trend",
-    "network-accuracies",
-    "parameters-and-speed-uncorrelated",
-    "network-parameters",
-    "no-grad-stores-nothing",
-    "no-grad-is-faster",
-    "no-grad-saves-memory",
-    "memory-falls-more-than-time",
-    "fc-accuracy",
-    "fc-parameters",
-    "flip-accuracy",
-    "flip-half-of-the-images",
-    "flip-improves",
-    "last-layers-beat-first",
-}
-
 
 # -- the project's ledger --------------------------------------------------------------------------------------------------
 
@@ -73,7 +53,7 @@ def test_every_claim_that_can_be_tested_is() -> None:
     unlinked = {
         claim.id for claim in LEDGER.values() if claim.kind is not Kind.ARGUED and not any(one.decides(claim) for one in LINKS)
     }
-    assert unlinked == WITHOUT_A_TEST_YET, "give each claim a test, and take those that have one off the list"
+    assert unlinked == set(), "give each of these claims a test, or list it as argued with the reason"
 
 
 def test_every_test_decides_claims_of_the_ledger() -> None:
@@ -97,7 +77,7 @@ def test_the_ledger_is_the_whole_report() -> None:
     sections = [section.number for chapter in CHAPTERS.values() for section in chapter]
     order = [sections.index(claim.section) for claim in LEDGER.values()]
     assert order == sorted(order)
-    assert {*order} == {*range(len(sections))}
+    assert all(any(claim.section.startswith(number) for claim in LEDGER.values()) for number in sections)
     assert sum(claim.kind is not Kind.ARGUED and not claim.added for claim in LEDGER.values()) >= 60
 
 
@@ -107,7 +87,7 @@ def test_every_number_that_the_report_prints_is_a_claim() -> None:
         for name in [name for name, one in load_expectations(EXPECTATIONS, "full").items() if one.source.startswith("report")]:
             assert any(fnmatchcase(name, pattern) for claim in LEDGER.values() for pattern in claim.runs), name
         for claim in LEDGER.values():
-            for pattern in claim.runs if claim.id not in WITHOUT_A_TEST_YET else ():
+            for pattern in claim.runs:
                 assert any(fnmatchcase(name, pattern) for name in runs(scale)), (claim.id, pattern)
 
 

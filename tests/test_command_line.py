@@ -1,4 +1,7 @@
-"""vp.__main__: list, run, ask and pretrain; and that every error a user can mend is one line and exit code 2."""
+"""vp.__main__: list, run, ask and pretrain; that every error a user can mend is one line and exit code 2.
+
+fetch, doctor and bench: tests/test_full_scale.py.
+"""
 
 from __future__ import annotations
 
@@ -147,7 +150,7 @@ def test_an_interrupted_command_says_how_to_go_on(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(vp.store, "obtain", interrupt)
     assert main(["run", "padding-10"]) == 130
-    assert capsys.readouterr().err == "interrupted: finished runs are in the store, start again to go on\n"
+    assert capsys.readouterr().err == "interrupted: finished runs and downloads so far are kept, start again to go on\n"
 
 
 # -- ask -------------------------------------------------------------------------------------------------------------------
@@ -268,7 +271,7 @@ ERRORS: dict[str, tuple[list[str], str]] = {
     "run: endless seed": (["run", "padding-10", "--seed", "9" * 30], f"--seed {'9' * 30}: give 0 to"),
     "run: no CUDA": (["run", "padding-10", "--device", "cuda"], "device 'cuda' asked for, but this machine has none"),
     "run: unknown device": (["run", "padding-10", "--device", "tpu"], "no device 'tpu': give auto, cpu, cuda, mps"),
-    "run: no CIFAR": (["run", "zero-shot-10-test", "--scale", "full"], "cifar10 is missing or damaged in "),
+    "run: no CIFAR": (["run", "zero-shot-10-test", "--scale", "full"], "cifar10 is not in "),
     "ask: no place for the label": (ask(PICTURES, template="a photo"), "template 'a photo' must contain {} exactly once"),
     "ask: two places": (ask(PICTURES, template="{} {}"), "template '{} {}' must contain {} exactly once"),
     "ask: named place": (ask(PICTURES, template="{label}"), "template '{label}' must contain {} exactly once"),
@@ -307,7 +310,8 @@ def test_errors_are_one_line_that_says_what_to_do(
 def test_an_unknown_backbone_is_one_line(folder: Path, capsys: Capture) -> None:
     """A backbone that open_clip does not know is an error that says how backbones are named."""
     error = assert_one_line_error(main, ask(folder, "--backbone", "resnet"), capsys)
-    assert error.startswith("error: no CLIP named 'resnet': give mini-clip or MODEL/PRETRAINED of open_clip")
+    assert error.startswith("error: no CLIP named 'resnet': did you mean ")
+    assert "Give mini-clip or MODEL/PRETRAINED of open_clip" in error
 
 
 def test_words_that_are_no_command_end_with_the_usage(capsys: Capture) -> None:

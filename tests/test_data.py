@@ -37,7 +37,7 @@ from vp.data import (
     square,
     world,
 )
-from vp.data.preprocess import CLIP_MEAN, CLIP_STD, resize_by_matrices
+from vp.data.preprocess import CLIP_MEAN, CLIP_STD
 from vp.data.world import (
     CAPTIONS,
     COLOUR_NAMES,
@@ -379,7 +379,7 @@ def test_the_vocabulary_holds_every_caption() -> None:
 
 Resize = Callable[[Tensor, tuple[int, int], str], Tensor]
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-OFF_BY_TWO = {resize: 5e-5, resize_by_matrices: 1e-5}  # share of values that may be 2 grey levels off; no value may be 3
+OFF_BY_TWO = 1e-5  # share of values that may be 2 grey levels off; no value may be 3
 
 
 def smooth_and_noisy(seed: int, height: int, width: int) -> Tensor:
@@ -410,24 +410,31 @@ def resized_by_pillow(mode: str) -> list[tuple[Tensor, Tensor]]:
     return pairs
 
 
-def assert_close_in_grey_levels(pairs: list[tuple[Tensor, Tensor]], off_by_two: float) -> None:
+def assert_close_in_grey_levels(pairs: list[tuple[Tensor, Tensor]]) -> None:
     deviations = torch.cat([(ours.int() - theirs.int()).abs().flatten() for ours, theirs in pairs])
     assert deviations.max() <= 2
-    assert (deviations > 1).float().mean() <= off_by_two
+    assert (deviations > 1).float().mean() <= OFF_BY_TWO
 
 
-def assert_resizes_as_pillow(resize: Resize, mode: str, off_by_two: float = 5e-5) -> None:
+def assert_resizes_as_pillow(resize: Resize, mode: str) -> None:
     expected = resized_by_pillow(mode)
-    assert_close_in_grey_levels(
-        [(resize(images, tuple(theirs.shape[-2:]), mode), theirs) for images, theirs in expected], off_by_two
-    )
+    assert_close_in_grey_levels([(resize(images, tuple(theirs.shape[-2:]), mode), theirs) for images, theirs in expected])
 
 
 @pytest.mark.parametrize("mode", FILTERS)
-@pytest.mark.parametrize("ours", OFF_BY_TWO, ids=lambda ours: ours.__name__)
-def test_resize_agrees_with_pillow(ours: Resize, mode: str) -> None:
+def test_resize_agrees_with_pillow(mode: str) -> None:
     """Enlarged or shrunk, to any size, pixels are at most 2 grey levels from Pillow's, and hardly ever more than 1."""
-    assert_resizes_as_pillow(ours, mode, OFF_BY_TWO[ours])
+    assert_resizes_as_pillow(resize, mode)
+
+
+def test_resizing_knows_no_autocast() -> None:
+    """Within a region of mixed precision pixels come out the same: half a precision would lose grey levels."""
+    images = smooth_and_noisy(0, 32, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = resize(images, 224)
+    assert torch.equal(mixed, resize(images, 224))
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(AssertionError):
+        assert_resizes_as_pillow(controls.resize_in_mixed_precision, "bicubic")
 
 
 @pytest.mark.parametrize(
@@ -437,12 +444,13 @@ def test_resize_agrees_with_pillow(ours: Resize, mode: str) -> None:
         (controls.resize_without_antialias, "bicubic"),
         (controls.resize_without_antialias, "bilinear"),
         (controls.resize_vertically_first, "bicubic"),
+        (controls.resize_with_coarse_weights, "bicubic"),
         (controls.resize_with_aligned_corners, "bilinear"),
     ],
     ids=lambda value: getattr(value, "__name__", value),
 )
 def test_wrong_resizings_are_rejected(wrong: Resize, mode: str) -> None:
-    """Resizing without Pillow's rounding, antialias, pass order or pixel centres fails the comparison."""
+    """Resizing without Pillow's rounding, antialias, pass order, fine weights or pixel centres fails the comparison."""
     with pytest.raises(AssertionError):
         assert_resizes_as_pillow(wrong, mode)
 
@@ -490,13 +498,17 @@ def test_centre_crop_agrees_with_torchvision() -> None:
 SHAPES = [(32, 32), (DOWNSTREAM_PX, DOWNSTREAM_PX), (40, 40), (60, 90), (90, 60), (33, 47), (100, 51), (41, 173), (300, 224)]
 
 
-def assert_preprocesses_as_open_clip(kind: type[Preprocess], height: int, width: int, size: int) -> None:
-    ours = kind(size)
-    theirs = image_transform(size, is_train=False, mean=CLIP_MEAN, std=CLIP_STD, interpolation="bicubic")
+def deviations(ours: Preprocess, transform: Callable[[Image.Image], Tensor], images: Tensor) -> Tensor:
+    """How many grey levels apart the two make each value of a batch."""
+    expected = torch.stack([transform(picture) for picture in as_pictures(images)])
+    return (ours(images) - expected).abs() * 255 * torch.tensor(ours.std)[:, None, None]
+
+
+def assert_preprocesses_as_open_clip(kind: type[Preprocess], height: int, width: int, size: int, squash: bool = False) -> None:
+    mode = "squash" if squash else "shortest"
+    theirs = image_transform(size, False, CLIP_MEAN, CLIP_STD, resize_mode=mode, interpolation="bicubic")
     images = torch.cat([smooth_and_noisy(seed, height, width) for seed in range(3)])
-    expected = torch.stack([theirs(picture) for picture in as_pictures(images)])
-    grey_levels = (ours(images) - expected).abs() * 255 * torch.tensor(CLIP_STD)[:, None, None]
-    assert grey_levels.max() < 2.01
+    assert deviations(kind(size, squash=squash), theirs, images).max() < 2.01
 
 
 @pytest.mark.parametrize("size", [40, 224])
@@ -504,6 +516,42 @@ def assert_preprocesses_as_open_clip(kind: type[Preprocess], height: int, width:
 def test_preprocess_agrees_with_open_clips_transform(height: int, width: int, size: int) -> None:
     """Batched preprocessing gives, within 2 grey levels, what open_clip's own transform gives image by image."""
     assert_preprocesses_as_open_clip(Preprocess, height, width, size)
+
+
+def test_models_that_squash_images_get_them_squashed() -> None:
+    """A model of open_clip that wants whole pictures in a square gets them so."""
+    assert_preprocesses_as_open_clip(Preprocess, 60, 90, 40, squash=True)
+
+
+def imagenet_transform(mean: tuple[float, ...], std: tuple[float, ...]) -> Callable[[Image.Image], Tensor]:
+    steps = torchvision.transforms
+    return steps.Compose([steps.Resize(224), steps.ToTensor(), steps.Normalize(mean, std)])
+
+
+CIFAR_TRANSFORMS = {  # what each full-scale network does to CIFAR's images
+    "CLIP": (Preprocess(224), image_transform(224, False, CLIP_MEAN, CLIP_STD, interpolation="bicubic")),
+    "ResNet-18": (
+        Preprocess(224, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), "bilinear"),
+        imagenet_transform((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+    ),
+}
+
+
+@pytest.mark.parametrize("network", CIFAR_TRANSFORMS)
+def test_images_of_cifars_size_come_out_as_from_pillow(network: str) -> None:
+    """From 32 to 224 px, at most 1 of 100,000 values is more than 1 grey level off, and none more than 2, for both networks."""
+    ours, theirs = CIFAR_TRANSFORMS[network]
+    apart = deviations(ours, theirs, torch.cat([smooth_and_noisy(seed, 32, 32) for seed in range(8)]))
+    assert apart.max() < 2.01
+    assert (apart > 1.5).float().mean() <= OFF_BY_TWO
+
+
+def test_a_large_batch_is_prepared_as_its_images_are() -> None:
+    """A batch that takes several chunks of memory gives the images that its parts give, to a grey level."""
+    images, grey_level = pixels(0, 7, 3, 32, 32), 1 / (255 * min(CLIP_STD))
+    one_by_one = torch.cat([Preprocess(224)(image[None]) for image in images])
+    torch.testing.assert_close(Preprocess(224)(images), one_by_one, atol=1.01 * grey_level, rtol=0)
+    assert Preprocess(224)(images[:0]).shape == (0, 3, 224, 224)
 
 
 @pytest.mark.parametrize(
@@ -747,7 +795,7 @@ def test_wrong_readers_of_cifar_are_rejected(tmp_path: Path, wrong: Callable) ->
 def test_missing_cifar_is_not_available(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
     """Without its files CIFAR is NOT RUN, in one line that says where they were looked for and how to get them."""
     monkeypatch.setenv("VP_HOME", str(tmp_path))
-    with pytest.raises(NotAvailable, match=f"{name} is missing or damaged in .*data: let torchvision.datasets download it"):
+    with pytest.raises(NotAvailable, match=f"{name} is not in .*data: run `python -m vp fetch`, or give --data"):
         load_images(name, "test")
 
 

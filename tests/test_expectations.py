@@ -19,16 +19,19 @@ from vp.evaluation import ContrastTest, PairedTest, prediction_half_width
 from vp.expectations import (
     Expectation,
     Published,
+    ReadOff,
     Verdict,
     accept,
     cell_verdict,
     load_expectations,
     load_known_failures,
     load_published,
+    load_report_figures,
     load_unjudged,
     ordering_verdict,
 )
 from vp.experiments import SCALES, runs
+from vp.models import NETWORKS
 from vp.runtime import VpError
 
 GOOD = {"value": 90.5, "tolerance": 1, "source": "report, table 2", "reason": "replications"}
@@ -148,6 +151,71 @@ def test_no_text_makes_loading_fail_otherwise(text: str, tmp_path_factory: pytes
     (folder / "mini" / "table_2.toml").write_bytes(text.encode("utf-8", "surrogatepass"))
     with suppress(VpError):
         load_expectations(folder, "mini")
+
+
+# -- what the report's figures show ----------------------------------------------------------------------------------------
+
+FIGURES = {
+    "device": "a GPU",
+    "source": "read off",
+    "networks": {"vgg11": {"ms_per_batch": 6.8, "peak_mib_without": 1920, "peak_mib_with": 3550}},
+}
+
+
+def write_figures(folder: Path, content: object) -> Path:
+    path = folder / "report_figures.toml"
+    path.write_text(content if isinstance(content, str) else tomli_w.dumps(content), encoding="utf-8")
+    return path
+
+
+def test_the_reports_figures_are_read_by_network(tmp_path: Path) -> None:
+    """Device, source and the numbers of each network are read as they stand in the file."""
+    write_figures(tmp_path, FIGURES)
+    read = load_report_figures(tmp_path)
+    assert (read.device, read.source) == ("a GPU", "read off")
+    assert read.networks == {"vgg11": ReadOff(6.8, 1920, 3550)}
+
+
+def test_the_committed_figures_are_of_the_seven_networks() -> None:
+    """The project's file has the seven networks and no others, and memory is higher with gradients in each."""
+    read = load_report_figures(EXPECTATIONS)
+    assert {*read.networks} == {*NETWORKS}
+    assert all(one.peak_mib_without < one.peak_mib_with for one in read.networks.values())
+
+
+VGG11 = FIGURES["networks"]["vgg11"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("not = toml = at all", "is not valid TOML"),
+        ({**FIGURES, "device": 7}, "device is 7, expected text"),
+        ({"device": "a GPU", "networks": FIGURES["networks"]}, "source is None, expected text"),
+        ({**FIGURES, "networks": {}}, r"networks is {}, expected tables \[networks.NAME\]"),
+        ({**FIGURES, "networks": {"vgg11": 6.8}}, r"\[networks.vgg11\] is 6.8, expected a table of ms_per_batch, peak_mib_without"),
+        ({**FIGURES, "networks": {"vgg11": {"ms_per_batch": 6.8}}}, r"\[networks.vgg11\] is .*, expected a table of"),
+        ({**FIGURES, "networks": {"vgg11": {**VGG11, "speed": 1}}}, r"\[networks.vgg11\] is .*, expected a table of"),
+        (
+            {**FIGURES, "networks": {"vgg11": {**VGG11, "ms_per_batch": "fast"}}},
+            "ms_per_batch is 'fast', expected a number above 0",
+        ),
+        ({**FIGURES, "networks": {"vgg11": {**VGG11, "ms_per_batch": 0}}}, "ms_per_batch is 0, expected a number above 0"),
+        ({**FIGURES, "networks": {"vgg11": {**VGG11, "peak_mib_with": True}}}, "peak_mib_with is True, expected a number"),
+        ({**FIGURES, "networks": {"vgg11": {**VGG11, "peak_mib_with": math.inf}}}, "peak_mib_with is inf, expected a number"),
+    ],
+)
+def test_malformed_figures_are_errors_that_name_the_place(tmp_path: Path, content: object, message: str) -> None:
+    """What is wrong in the file of the report's figures is said with file, network and field."""
+    path = write_figures(tmp_path, content)
+    with pytest.raises(VpError, match=f"{path}.*{message}"):
+        load_report_figures(tmp_path)
+
+
+def test_missing_figures_are_an_error(tmp_path: Path) -> None:
+    """Without the file the error says what it should hold."""
+    with pytest.raises(VpError, match=r"report_figures.toml is missing: it holds what the report's figures 1 to 4 show"):
+        load_report_figures(tmp_path)
 
 
 # -- known failures --------------------------------------------------------------------------------------------------------

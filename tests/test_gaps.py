@@ -17,7 +17,7 @@ from vp.expectations import Expectation
 from vp.experiments import Result, Run, find_run
 from vp.gaps import Rung, climb, in_words
 from vp.models import FrozenCLIP
-from vp.performing import _backbone, _test_batches, build_model, restore_model
+from vp.performing import _clip, build_model, evaluation_batches, restore_model
 
 CPU = torch.device("cpu")
 
@@ -33,14 +33,14 @@ def all_images() -> ImageSet:
 @pytest.fixture(scope="module")
 def clip() -> FrozenCLIP:
     """The backbone that runs share: what is planted in it must be taken out again."""
-    shared: Any = _backbone("mini-clip", CPU)
+    shared: Any = _clip("mini-clip", CPU)
     return shared
 
 
 def correct(run: Run, images: ImageSet, trained: Result | None = None) -> torch.Tensor:
     names = images.class_names
     model = restore_model(run, trained, names) if trained else build_model(run, names)
-    return per_image_correctness(model, _test_batches(model, images, CPU, run.noise))
+    return per_image_correctness(model, evaluation_batches(model, images, CPU, run.noise))
 
 
 def matters(right: torch.Tensor, wrong: torch.Tensor, images: ImageSet) -> ImageSet:
@@ -53,7 +53,7 @@ def closing(
     run: Run, images: ImageSet, monkeypatch: pytest.MonkeyPatch, trained: Result | None = None, expected: float = 100.0
 ) -> list[str]:
     """The rungs by which a run that gets all of `images` wrong comes to get them right (or the reverse: expected 0)."""
-    monkeypatch.setattr(gaps, "load_images", lambda *_: images)
+    monkeypatch.setattr(gaps, "images_of", lambda *_: images)
     rungs = climb(run, trained, Expectation(expected, 1e-6, "", ""), "cpu")
     assert [rung.closes for rung in rungs] == [rung.value == expected for rung in rungs]
     assert not all(rung.closes for rung in rungs), "a ladder whose every rung closes the gap explains nothing"
@@ -75,7 +75,7 @@ def test_clamped_noise_is_found(all_images: ImageSet, monkeypatch: pytest.Monkey
     right = replace(find_run("zero-shot-100-noise", "mini"), noise=GaussianNoise(0.5))
     wrong = replace(right, noise=GaussianNoise(0.5, clamp=True))
     some = all_images.take(torch.arange(0, 320, 4))
-    monkeypatch.setattr(gaps, "load_images", lambda *_: some)
+    monkeypatch.setattr(gaps, "images_of", lambda *_: some)
     expected = 100 * float(correct(right, some).double().mean())
     rungs = climb(wrong, None, Expectation(expected, 1e-6, "", ""), "cpu")
     assert [rung.setting for rung in rungs if rung.closes] == ["noise not clamped"]
@@ -130,7 +130,7 @@ def test_weights_of_the_wrong_epoch_are_found(all_images: ImageSet, monkeypatch:
 
 def test_half_precision_is_a_rung(all_images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     """The ladder evaluates in half precision, too, and a number that no rung reaches is closed by none."""
-    monkeypatch.setattr(gaps, "load_images", lambda *_: all_images.take(torch.arange(0, 320, 16)))
+    monkeypatch.setattr(gaps, "images_of", lambda *_: all_images.take(torch.arange(0, 320, 16)))
     rungs = climb(ZERO_SHOT, None, Expectation(50.5, 1e-6, "", ""), "cpu")
     assert "bfloat16" in [rung.setting for rung in rungs]
     assert not any(rung.closes for rung in rungs)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from vp.models.mini_clip import (
     save_mini_clip,
     training_batch,
 )
+from vp.models.pretraining import Pretraining
 from vp.prompts import PromptedCLIP
 from vp.runtime import VpError
 
@@ -186,10 +187,7 @@ def test_the_shipped_weights_are_whole_and_say_where_they_come_from() -> None:
 
 def test_the_shipped_weights_were_made_with_the_settings_of_the_code() -> None:
     """Pre-training with its defaults makes the weights that are shipped: same steps, batch, rate, warm-up and seed."""
-    made_with = artifacts.load(WEIGHTS)[1]["settings"]
-    defaults = {name: parameter.default for name, parameter in inspect.signature(pretrain).parameters.items()}
-    assert made_with == {name: defaults[name] for name in made_with}
-    assert made_with.keys() == {"steps", "batch_size", "learning_rate", "warmup", "seed"}
+    assert artifacts.load(WEIGHTS)[1]["settings"] == asdict(mini_clip.SETTINGS)
 
 
 @pytest.mark.parametrize(("name", "clean"), [("mini10", 90), ("mini100", 80)])
@@ -209,7 +207,8 @@ def test_the_shipped_weights_know_the_world_and_leave_room_for_prompts(name: str
 # -- pre-training ----------------------------------------------------------------------------------------------------------
 
 STEPS = 4
-SETTINGS: dict[str, Any] = {"steps": STEPS, "batch_size": 8, "warmup": 2, "save_every": 2, "progress": False}
+SETTINGS = Pretraining(steps=STEPS, batch_size=8, warmup=2)
+EVERY_TWO: dict[str, Any] = {"save_every": 2, "progress": False}
 
 
 class Interrupted(Exception):
@@ -240,7 +239,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
 def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
     """The weights of a pre-training that nothing interrupted."""
     folder = tmp_path_factory.mktemp("straight")
-    pretrain(folder / "weights", folder / "checkpoint", **SETTINGS)
+    pretrain(folder / "weights", folder / "checkpoint", SETTINGS, **EVERY_TWO)
     assert not (folder / "checkpoint").exists()
     return artifacts.load(folder / "weights")[0]
 
@@ -255,7 +254,7 @@ def interrupted(watched: Steps, folder: Path, after: int, **others: Any) -> list
     """Pre-train until an interruption: the steps taken. What is left is a checkpoint, if one was due."""
     watched.taken, watched.most = [], after
     with pytest.raises(Interrupted):
-        pretrain(folder / "weights", folder / "checkpoint", **SETTINGS | others)
+        pretrain(folder / "weights", folder / "checkpoint", replace(SETTINGS, **others), **EVERY_TWO)
     assert not (folder / "weights").exists()
     taken, watched.taken, watched.most = watched.taken, [], STEPS
     return taken
@@ -264,7 +263,7 @@ def interrupted(watched: Steps, folder: Path, after: int, **others: Any) -> list
 def test_an_interrupted_pretraining_goes_on_where_it_was(steps: Steps, straight: dict[str, Tensor], tmp_path: Path) -> None:
     """Interrupted and started again, pre-training goes on from its checkpoint to weights bit-equal to an uninterrupted one's."""
     assert interrupted(steps, tmp_path, after=3) == [0, 1, 2]
-    note = pretrain(tmp_path / "weights", tmp_path / "checkpoint", **SETTINGS)
+    note = pretrain(tmp_path / "weights", tmp_path / "checkpoint", SETTINGS, **EVERY_TWO)
     assert steps.taken == [2, 3]
     assert_same(tmp_path / "weights", straight)
     assert note == artifacts.load(tmp_path / "weights")[1]
@@ -283,7 +282,7 @@ def test_a_damaged_checkpoint_is_not_taken_up(steps: Steps, straight: dict[str, 
     """A damaged checkpoint is left aside: pre-training starts from its first step and ends where it should."""
     interrupted(steps, tmp_path, after=2)
     _altered(tmp_path / "checkpoint")
-    pretrain(tmp_path / "weights", tmp_path / "checkpoint", **SETTINGS)
+    pretrain(tmp_path / "weights", tmp_path / "checkpoint", SETTINGS, **EVERY_TWO)
     assert steps.taken == [0, 1, 2, 3]
     assert_same(tmp_path / "weights", straight)
 
@@ -302,7 +301,7 @@ def test_a_loss_that_is_not_finite_stops_the_pretraining(monkeypatch: pytest.Mon
     """A loss that is not finite is an error of one line that advises a smaller rate, and no weights are written."""
     monkeypatch.setattr(mini_clip, "pretraining_loss", lambda *_: torch.tensor(torch.nan, requires_grad=True))
     with pytest.raises(VpError, match=r"the loss is nan at step 0: give a smaller learning rate than 0\.001"):
-        pretrain(tmp_path / "weights", tmp_path / "checkpoint", **SETTINGS)
+        pretrain(tmp_path / "weights", tmp_path / "checkpoint", SETTINGS, **EVERY_TWO)
     assert list(tmp_path.iterdir()) == []
 
 

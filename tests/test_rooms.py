@@ -121,12 +121,16 @@ class Item:
         self.markers.append(marker.mark)
 
 
-@pytest.mark.parametrize(("scale", "marked"), [("full", ["first block", "last block", "zero-shot", "comparison"]), ("mini", [])])
+@pytest.mark.parametrize(
+    ("scale", "marked"),
+    [("full", ["first block", "last block", "zero-shot", "comparison", "measurement"]), ("mini", [])],
+)
 def test_what_trains_runs_first_the_slowest_ahead(scale: str, marked: list[str]) -> None:
-    """Runs come first, the slowest ahead, then comparisons, then all else in its order; at full scale both need a GPU."""
+    """Runs come first, the slowest ahead, then comparisons, then all else, measurements last; at full scale they need a GPU."""
     reproduces = pytest.mark.reproduces
     items = [
         Item("a"),
+        Item("measurement", reproduces, pytest.mark.alone),
         Item("b", pytest.mark.claim("padding-place")),
         Item("comparison", reproduces),
         Item("last block", reproduces("deep-10-block11-n1-back")),
@@ -136,5 +140,5 @@ def test_what_trains_runs_first_the_slowest_ahead(scale: str, marked: list[str])
     ]
     config = SimpleNamespace(getoption=lambda _: scale, args_source=None, args=[], stash={})
     conftest.pytest_collection_modifyitems(config, items)
-    assert [item.name for item in items] == ["first block", "last block", "zero-shot", "comparison", "a", "b", "c"]
+    assert [item.name for item in items] == ["first block", "last block", "zero-shot", "comparison", "a", "b", "c", "measurement"]
     assert [item.name for item in items if item.get_closest_marker("gpu")] == marked

@@ -17,9 +17,9 @@ import torch
 
 from tests.controls import artifacts as controls
 from tests.test_artifacts import equal, largest_file
-from vp import performing, store
+from vp import experiments, performing, store
 from vp.data import GaussianNoise
-from vp.experiments import Result, Run, VisualPrompt
+from vp.experiments import NewHead, Result, Run, VisualPrompt
 from vp.runtime import VpError
 from vp.store import CorruptResultWarning, obtain
 from vp.training import Recipe
@@ -361,8 +361,9 @@ class World:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.data = {"train": "many images", "test": "few images"}
-        self.backbone, self.device, self.code = "weights", "cpu", "statements"
-        monkeypatch.setattr(performing, "load_images", lambda name, split: SimpleNamespace(fingerprint=self.data[split]))
+        self.backbone, self.device, self.code, self.precision = "weights", "cpu", "statements", "float32"
+        monkeypatch.setattr(performing, "precision", lambda device: self.precision)
+        monkeypatch.setattr(performing, "images_of", lambda run, split: SimpleNamespace(fingerprint=self.data[split]))
         monkeypatch.setattr(performing, "_backbone_fingerprint", lambda name, device: self.backbone)
         monkeypatch.setattr(performing, "pick_device", lambda name: SimpleNamespace(type=self.device))
         monkeypatch.setattr(performing, "code_version", lambda: self.code)
@@ -382,6 +383,9 @@ OTHER_SETTINGS = {
     "noise": GaussianNoise(0.1),
     "tested_epoch": "best",
     "template": "{}",
+    "validation_share": 0.1,
+    "limit": 1000,
+    "rehearsal": True,
 }
 OTHER_RECIPE = {
     "optimiser": "adam",
@@ -397,6 +401,7 @@ OTHER_WORLDS = (
     ("data", {"train": "a label mended", "test": "few images"}),
     ("data", {"train": "many images", "test": "a label mended"}),
     ("backbone", "other weights"),
+    ("precision", "bfloat16"),
     ("device", "cuda"),
     ("code", "other statements"),
 )
@@ -405,7 +410,7 @@ OTHER_WORLDS = (
 def assert_key_sees_what_matters(key: Key, world: World) -> None:
     """One change at a time: settings, seed and surroundings give as many keys, names give none."""
     assert RUN.recipe is not None
-    assert {field.name for field in fields(Run)} == {*OTHER_NAMES, *OTHER_SETTINGS, "recipe", "weights_from"}, (
+    assert {field.name for field in fields(Run)} == {*OTHER_NAMES, *OTHER_SETTINGS, "recipe", "weights_from", "head"}, (
         "a new field of Run belongs here"
     )
     assert {field.name for field in fields(Recipe)} == {*OTHER_RECIPE}, "a new field of Recipe belongs here"
@@ -417,6 +422,8 @@ def assert_key_sees_what_matters(key: Key, world: World) -> None:
         keys[name] = key(replace(RUN, **{name: other}), 0, "auto")
     for name, other in OTHER_RECIPE.items():
         keys[f"recipe {name}"] = key(replace(RUN, recipe=replace(RUN.recipe, **{name: other})), 0, "auto")
+    for head in (NewHead(), NewHead("frozen"), NewHead(flip=0.5), NewHead(stages=("layer4",))):
+        keys[str(head)] = key(replace(RUN, prompt=None, head=head), 0, "auto")
     for name, other in OTHER_WORLDS:
         with mock.patch.object(world, name, other):
             keys[f"{name} {other}"] = key(RUN, 0, "auto")
@@ -450,7 +457,7 @@ def test_a_run_with_borrowed_weights_follows_the_run_it_borrows_from(world: Worl
     keys = []
     for epochs in (2, 3):
         source = replace(RUN, recipe=Recipe(epochs=epochs))
-        monkeypatch.setattr(performing, "find_run", lambda name, scale, source=source: source)
+        monkeypatch.setattr(experiments, "find_run", lambda name, scale, source=source: source)
         keys.append(performing.run_key(replace(RUN, recipe=None, weights_from=RUN.name), 0))
     assert len({*keys, performing.run_key(RUN, 0)}) == 3
 
@@ -458,8 +465,14 @@ def test_a_run_with_borrowed_weights_follows_the_run_it_borrows_from(world: Worl
 def test_a_prompt_without_training_or_source_is_refused() -> None:
     """A run with a prompt says how it is trained or whose weights it takes; a run without one says neither."""
     for wrong in ({"recipe": None}, {"prompt": None}):
-        with pytest.raises(ValueError, match="a prompt needs a recipe or the run its weights come from"):
+        with pytest.raises(ValueError, match="a prompt or head needs a recipe or the run its weights come from"):
             replace(RUN, **wrong)
+
+
+def test_a_prompt_and_a_head_together_are_refused() -> None:
+    """A run has a prompt of a CLIP or a head of a network, not both."""
+    with pytest.raises(ValueError, match="a prompt belongs to a CLIP and a head to another network: give one of them"):
+        replace(RUN, head=NewHead())
 
 
 CODE = """

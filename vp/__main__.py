@@ -1,4 +1,4 @@
-"""python -m vp list | run NAME | ask | pretrain: the command line. Errors a user can mend are one line, exit code 2."""
+"""python -m vp list | run NAME | ask | pretrain | fetch | doctor | bench. Errors a user can mend are one line, exit code 2."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import random
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from torch import Tensor
 
 from vp.runtime import VpError, home, pick_device
+from vp.sharing import this_device
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -29,6 +30,10 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument("--seed", type=int, default=0)
     running.add_argument("--fresh", action="store_true", help="train again even if the store has it")
     running.add_argument("--json", action="store_true")
+    running.add_argument("--limit", type=int, metavar="N", help="N test images, and N training images, in place of all")
+    running.add_argument(
+        "--data", metavar="ROOT", help="where CIFAR is: torchvision's files, or class folders below train and test"
+    )
     for command in (listing, running):
         command.add_argument("--scale", default="mini", help="mini (default) or full")
 
@@ -41,10 +46,23 @@ def _parser() -> argparse.ArgumentParser:
     asking.add_argument("--backbone", default="mini-clip", help="mini-clip, or MODEL/PRETRAINED of open_clip")
     asking.add_argument("--json", action="store_true")
 
-    pretraining = commands.add_parser("pretrain", help="train the miniature CLIP from the embedded world, resumable")
+    pretraining = commands.add_parser("pretrain", help="train a miniature model from the embedded world, resumable")
+    pretraining.add_argument("model", nargs="?", default="mini-clip", choices=("mini-clip", "mini-resnet"))
     pretraining.add_argument("--steps", type=int, help="fewer for a try (default: what the shipped weights were trained with)")
     pretraining.add_argument("--out", type=Path, help="where to write the weights (default: into the package)")
-    for command in (running, asking, pretraining):
+
+    fetching = commands.add_parser("fetch", help="download what full scale needs into VP_HOME; goes on where it stopped")
+    fetching.add_argument("names", nargs="*", help="datasets or weights, e.g. cifar10 ViT-B-32-quickgelu/openai (default: all)")
+
+    examining = commands.add_parser("doctor", help="what is here, what can run, how long it takes, and what to type next")
+
+    timing = commands.add_parser("bench", help="images a second of each kind of work, and the time each table takes")
+    timing.add_argument("--scale", default="full", choices=("mini", "full"))
+    timing.add_argument("--images", type=int, help="how many to measure on (default: 5,120 on CUDA; 8 elsewhere, a rehearsal)")
+    timing.add_argument("--batch", type=int, help="images of a training step (default: 128 on CUDA, 4 elsewhere)")
+    timing.add_argument("--json", action="store_true")
+
+    for command in (running, asking, pretraining, examining, timing):
         command.add_argument("--device", default="auto", help="auto (default), cpu, cuda or mps")
     return parser
 
@@ -59,17 +77,20 @@ def _list(arguments: argparse.Namespace) -> None:
         print(json.dumps([asdict(run) for run in known.values()], indent=2))
         return
     for run in known.values():
-        prompt = str(run.prompt or "zero-shot")
+        prompt = str(run.adaptation or "zero-shot")
         print(f"{run.name:<22} {run.table:<9} {run.dataset:<9} {run.split:<6} {prompt:<20} {run.backbone}")
 
 
 def _run(arguments: argparse.Namespace) -> None:
     import time
 
-    from vp.experiments import find_run
+    from vp.data.sources import DATA
+    from vp.experiments import find_run, vary
     from vp.store import obtain
 
-    run = find_run(arguments.name, arguments.scale)
+    if arguments.data:
+        os.environ[DATA] = arguments.data
+    run = vary(find_run(arguments.name, arguments.scale), arguments.limit)
     if not 0 <= arguments.seed < 2**32:
         raise VpError(f"--seed {arguments.seed}: give 0 to 2^32 - 1")
     result = obtain(run, arguments.seed, device=arguments.device, newer_than=time.time() if arguments.fresh else None)
@@ -136,35 +157,78 @@ def _draw(arguments: argparse.Namespace, paths: Sequence[Path], probabilities: T
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:
-    from vp.models.mini_clip import STEPS, WEIGHTS, pretrain
+    from dataclasses import replace
 
-    steps = STEPS if arguments.steps is None else arguments.steps
+    from vp.models import mini_clip, mini_resnet
+
+    model = {"mini-clip": mini_clip, "mini-resnet": mini_resnet}[arguments.model]
+    whole = model.SETTINGS.steps
+    steps = whole if arguments.steps is None else arguments.steps
     if steps < 1:
         raise VpError(f"--steps {steps}: give at least 1")
-    if arguments.out is None and steps != STEPS:
-        raise VpError(f"--steps {steps} is a try, not the {STEPS} steps of the package's weights: give --out a file to keep it in")
-    out = arguments.out or WEIGHTS
+    if arguments.out is None and steps != whole:
+        raise VpError(f"--steps {steps} is a try, not the {whole} steps of the package's weights: give --out a file to keep it in")
+    out = arguments.out or model.WEIGHTS
     try:  # before the training, not after it
         out.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out.parent).close()
     except OSError as error:
         raise VpError(f"cannot write {out} ({error.strerror}): give --out a file in a folder you can write") from error
-    checkpoint = home() / "pretrain" / "mini-clip.safetensors"
-    note = pretrain(out, checkpoint, steps=steps, device=pick_device(arguments.device))
+    checkpoint = home() / "pretrain" / f"{arguments.model}.safetensors"
+    note = model.pretrain(out, checkpoint, replace(model.SETTINGS, steps=steps), device=pick_device(arguments.device))
     print(f"wrote {out} after {steps} steps, {note['seconds'] / 60:.1f} minutes")
+
+
+def _fetch(arguments: argparse.Namespace) -> None:
+    from vp.fetch import fetch, needed
+
+    fetch(arguments.names or needed(), say=print)
+    print(f"all here, in {home()}: copy that folder to machines without network. next: python -m vp doctor")
+
+
+def _doctor(arguments: argparse.Namespace) -> None:
+    from vp.doctor import examine
+
+    examine(arguments.device, say=print)
+
+
+def _bench(arguments: argparse.Namespace) -> None:
+    from vp.bench import bench
+
+    for option in ("images", "batch"):
+        if (given := getattr(arguments, option)) is not None and given < 2:
+            raise VpError(f"--{option} {given}: give at least 2")
+    say = (lambda _: None) if arguments.json else print
+    device = pick_device(arguments.device)
+    with this_device().alone():
+        measured = bench(arguments.scale, device, arguments.images, arguments.batch, say)
+    if arguments.json:
+        print(json.dumps(measured, indent=2))
+
+
+_COMMANDS = {
+    "list": _list,
+    "run": _run,
+    "ask": _ask,
+    "pretrain": _pretrain,
+    "fetch": _fetch,
+    "doctor": _doctor,
+    "bench": _bench,
+}
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run a command; 0 when done, 2 for an error the user can mend, 130 when interrupted."""
     arguments = _parser().parse_args(words)
     try:
-        {"list": _list, "run": _run, "ask": _ask, "pretrain": _pretrain}[arguments.command](arguments)
+        with nullcontext() if arguments.command in ("list", "fetch", "bench") else this_device().share():
+            _COMMANDS[arguments.command](arguments)
         sys.stdout.flush()
     except VpError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: finished runs are in the store, start again to go on", file=sys.stderr)
+        print("interrupted: finished runs and downloads so far are kept, start again to go on", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -188,7 +188,14 @@ def _parameters(mark: ast.Call) -> list[dict[str, object]]:
 
 # -- verdicts --------------------------------------------------------------------------------------------------------------
 
-WORST_FIRST = (Verdict.CONTRADICTED, Verdict.NOT_RUN, Verdict.WITHIN_NOISE, Verdict.CORRECTED, Verdict.REPRODUCED)
+WORST_FIRST = (
+    Verdict.REHEARSAL,
+    Verdict.CONTRADICTED,
+    Verdict.NOT_RUN,
+    Verdict.WITHIN_NOISE,
+    Verdict.CORRECTED,
+    Verdict.REPRODUCED,
+)
 
 
 @dataclass(frozen=True)
@@ -289,8 +296,10 @@ def _by_tests(claim: Claim, links: Sequence[Link], tests: Sequence[Entry], judge
     found = []
     for test, entry in own.items():
         recorded = [one for one in judged if one["test"] == test and one["claim"] == claim.id]
-        if not recorded and entry["outcome"] == "failed" and any(one["test"] == test for one in others):
-            found.append(_Finding(Verdict.NOT_RUN, "", "its test failed at another claim before it came to this one"))
+        if not recorded and any(one["test"] == test for one in others):
+            failed = entry["outcome"] == "failed"
+            words = "its test failed at another claim before it came to this one" if failed else "its test could not decide it here"
+            found.append(_Finding(Verdict.NOT_RUN, "", words))
             continue
         found += [_by_record(one, entry) for one in recorded] or [_by_outcome(entry)]
     if missing := expected - own.keys():
@@ -305,14 +314,14 @@ def _function(test: str) -> str:
 
 def _by_record(record: Entry, entry: Entry) -> _Finding:
     verdict, evidence = Verdict(record["verdict"]), record["evidence"]
-    passed = entry["outcome"] == "passed"
+    by_holm = entry["outcome"] == "passed" and (record["paired"] is not None or record["contrast"] is not None)
     if entry["outcome"] == "failed" and verdict is not Verdict.CONTRADICTED and not record["known_failure"]:
         verdict = Verdict.CONTRADICTED if entry["refuted"] else Verdict.NOT_RUN
         evidence += f"; but the test failed: {entry['reason']}"
         return _Finding(verdict, evidence, "the test broke off")
     if record["known_failure"] and verdict is Verdict.CONTRADICTED:
         evidence += f". Known: {record['known_failure']}"
-    return _Finding(verdict, evidence, known_failure=record["known_failure"], test_passed=passed)
+    return _Finding(verdict, evidence, known_failure=record["known_failure"], test_passed=by_holm)
 
 
 def _by_outcome(entry: Entry) -> _Finding:
@@ -347,7 +356,7 @@ def _by_numbers(
 
 def _adjust(judged: Sequence[Entry], claims: Mapping[str, Claim]) -> list[Entry]:
     """The records of tests, those of orderings with the verdict that Holm's correction over their family gives."""
-    others = [entry for entry in judged if entry["paired"] is None and entry["contrast"] is None]
+    others = [e for e in judged if e["verdict"] == Verdict.REHEARSAL or (e["paired"] is None and e["contrast"] is None)]
     families: dict[str, list[Entry]] = {}
     for entry in judged:
         if entry not in others:

@@ -1,11 +1,11 @@
-"""The numbers a Run is held to, read from expectations/SCALE/TABLE.toml, and the verdict on what was measured."""
+"""The numbers a Run is held to, from expectations/SCALE/TABLE.toml, those read off the report's figures, and verdicts."""
 
 from __future__ import annotations
 
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 from statistics import fmean
@@ -28,6 +28,7 @@ class Verdict(StrEnum):
     CONTRADICTED = "contradicted"
     CORRECTED = "corrected"
     NOT_RUN = "NOT RUN"
+    REHEARSAL = "rehearsal"
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,46 @@ def load_known_failures(root: Path, scale: str) -> dict[str, str]:
     return reasons
 
 
+@dataclass(frozen=True)
+class ReadOff:
+    """What the report's figures show of one network: ms for a batch of 8, peak MiB at a batch of 64 without and with gradients."""
+
+    ms_per_batch: float
+    peak_mib_without: float
+    peak_mib_with: float
+
+
+@dataclass(frozen=True)
+class ReportFigures:
+    """Numbers read off the report's figures 1 to 4, by network, and the device on which the report measured them."""
+
+    device: str
+    source: str
+    networks: dict[str, ReadOff]
+
+
+def load_report_figures(root: Path) -> ReportFigures:
+    """report_figures.toml: device, source, and [networks.NAME]. Raises VpError that names file, network and field if malformed."""
+    path = root / "report_figures.toml"
+    if not path.exists():
+        raise VpError(f"{path} is missing: it holds what the report's figures 1 to 4 show")
+    content = read_toml(path)
+    for field in ("device", "source"):
+        if not isinstance(content.get(field), str):
+            raise VpError(f"{path}: {field} is {content.get(field)!r}, expected text")
+    entries = content.get("networks")
+    if not isinstance(entries, dict) or not entries:
+        raise VpError(f"{path}: networks is {entries!r}, expected tables [networks.NAME]")
+    wanted = [field.name for field in fields(ReadOff)]
+    for name, entry in entries.items():
+        if not isinstance(entry, dict) or {*entry} != {*wanted}:
+            raise VpError(f"{path}: [networks.{name}] is {entry!r}, expected a table of {', '.join(wanted)}")
+        for field, value in entry.items():
+            if type(value) not in (int, float) or not 0 < value < float("inf"):
+                raise VpError(f"{path}: [networks.{name}] {field} is {value!r}, expected a number above 0")
+    return ReportFigures(content["device"], content["source"], {name: ReadOff(**entry) for name, entry in entries.items()})
+
+
 def _parse(path: Path, name: str, entry: Any) -> Expectation:
     if not isinstance(entry, dict):
         raise VpError(f"{path}: {name!r} is {entry!r}, expected a table [{name}] with value, tolerance, source and reason")
@@ -203,3 +244,30 @@ def ordering_verdict(test: PairedTest | ContrastTest, or_equal: bool = False) ->
     if (or_equal and test.mean_difference >= 0) or (significant and test.mean_difference > 0):
         return Verdict.REPRODUCED
     return Verdict.WITHIN_NOISE
+
+
+def positive_verdict(interval: tuple[float, float]) -> Verdict:
+    """Is a quantity above 0, as claimed? By its confidence interval."""
+    low, high = interval
+    return Verdict.REPRODUCED if low > 0 else Verdict.CONTRADICTED if high < 0 else Verdict.WITHIN_NOISE
+
+
+def absent_verdict(interval: tuple[float, float]) -> Verdict:
+    """Is a quantity 0, as claimed? An interval can exclude that but never show it."""
+    low, high = interval
+    return Verdict.CONTRADICTED if low > 0 or high < 0 else Verdict.WITHIN_NOISE
+
+
+def faster_verdict(median_ratio: float, p_value: float) -> Verdict:
+    """Does the first take less time than the second, by the paired test of their ratios at the 5% level?"""
+    if p_value >= SIGNIFICANCE:
+        return Verdict.WITHIN_NOISE
+    return Verdict.REPRODUCED if median_ratio < 1 else Verdict.CONTRADICTED
+
+
+def repeated_verdict(times: int, repeats: int) -> Verdict:
+    """What holds in (nearly) all repeats of a measurement is reproduced, in (nearly) none contradicted."""
+    share = times / repeats
+    if share >= 1 - SIGNIFICANCE:
+        return Verdict.REPRODUCED
+    return Verdict.CONTRADICTED if share <= SIGNIFICANCE else Verdict.WITHIN_NOISE

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from vp.data import GaussianNoise
 from vp.evaluation import wilson_interval
-from vp.models import DEFAULT_TEMPLATE, FrozenCLIP
+from vp.models import DEFAULT_TEMPLATE, FineTunedFromFeatures, FineTunedNetwork, FrozenCLIP, PretrainedNetwork, Statistics
 from vp.prompts import VISUAL_PROMPTS, BatchScrambledDeepPrompt, DeepPrompt
 from vp.prompts.deep import Position, Readout
-from vp.runtime import VpError
+from vp.runtime import RANDOM, VpError
 from vp.training import Recipe
 
 ScaleName = Literal["mini", "full"]
@@ -61,8 +61,27 @@ class DeepTokens:
 
 
 @dataclass(frozen=True)
+class NewHead:
+    """Fine-tuning: a new last layer, stages that train with it, what BatchNorm's statistics do, how often images are flipped."""
+
+    statistics: Statistics = "drifting"
+    flip: float = 0.0  # probability that a training image is mirrored
+    stages: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        trained = " and ".join(("new head", *self.stages))
+        return f"{trained}, {self.statistics} statistics" + (f", flipped with p = {self.flip:g}" if self.flip else "")
+
+    def build(self, network: PretrainedNetwork, classes: int) -> FineTunedNetwork:
+        """A copy of `network` with a new head; from features where these cannot change."""
+        if self.statistics == "frozen" and not self.stages:
+            return FineTunedFromFeatures(network, classes)
+        return FineTunedNetwork(network, classes, stages=self.stages, statistics=self.statistics)
+
+
+@dataclass(frozen=True)
 class Run:
-    """One number: a backbone, perhaps with a prompt trained by a recipe, evaluated on a split of a dataset."""
+    """One number: a backbone, perhaps with a prompt or a new head trained by a recipe, evaluated on a split of a dataset."""
 
     name: str
     table: str  # where the report prints it first, and the file of its expectation
@@ -70,23 +89,36 @@ class Run:
     dataset: str
     split: Literal["train", "test"]  # which images the accuracy is measured on
     backbone: str
-    prompt: VisualPrompt | DeepTokens | None = None  # None: zero-shot
+    prompt: VisualPrompt | DeepTokens | None = None  # of a CLIP; None: zero-shot
     recipe: Recipe | None = None  # None: nothing to train
-    weights_from: str | None = None  # the run whose trained prompt is evaluated here, on other data or under noise
+    weights_from: str | None = None  # the run whose trained weights are evaluated here, on other data or under noise
     noise: GaussianNoise | None = None
     tested_epoch: Literal["last", "best"] = "last"
     template: str = DEFAULT_TEMPLATE
+    head: NewHead | None = None  # of a network to fine-tune
+    validation_share: float = 0.2  # of the training images; they choose the best epoch
+    limit: int | None = None  # this many images of each split, always the same ones, in place of all
+    rehearsal: bool = False  # random weights and a few steps: whether it runs, not what comes out
 
     def __post_init__(self) -> None:
-        if (self.prompt is not None) != (self.recipe is not None or self.weights_from is not None):
-            raise ValueError(f"run {self.name!r}: a prompt needs a recipe or the run its weights come from, and only a prompt does")
+        if self.prompt and self.head:
+            raise ValueError(f"run {self.name!r}: a prompt belongs to a CLIP and a head to another network: give one of them")
+        if (self.adaptation is not None) != (self.recipe is not None or self.weights_from is not None):
+            raise ValueError(
+                f"run {self.name!r}: a prompt or head needs a recipe or the run its weights come from, and nothing else does"
+            )
+
+    @property
+    def adaptation(self) -> VisualPrompt | DeepTokens | NewHead | None:
+        """What is learnt: a prompt or a new head; None for zero-shot."""
+        return self.prompt or self.head
 
     @property
     def kind(self) -> str | None:
         """Runs of one kind spread alike over seeds: the same table and, of deep prompts, block and readout. None: no seed."""
         if isinstance(self.prompt, DeepTokens):
             return f"{self.table}, block {self.prompt.block}, {self.prompt.readout}, {self.prompt.scrambled}"
-        return self.table if self.prompt else None
+        return self.table if self.adaptation else None
 
     def canonical(self) -> str:
         """What the number depends on, as JSON: all fields but the names by which people call it."""
@@ -172,6 +204,9 @@ class Scale:
     patch_recipe: Recipe
     padding_recipe: Recipe
     deep_recipe: Recipe
+    network: str  # to fine-tune
+    head_recipe: Recipe
+    stage_recipe: Recipe
 
 
 SCALES: dict[str, Scale] = {
@@ -186,6 +221,9 @@ SCALES: dict[str, Scale] = {
         patch_recipe=Recipe("adam", learning_rate=1.0, warmup_steps=0, epochs=2, batch_size=64),
         padding_recipe=Recipe("adam", learning_rate=0.1, warmup_steps=0, epochs=4, batch_size=64),
         deep_recipe=Recipe("adam", learning_rate=0.1, warmup_steps=0, epochs=3, batch_size=64),
+        network="mini-resnet",
+        head_recipe=Recipe("adam", learning_rate=1e-3, warmup_steps=0, schedule="constant", epochs=8, batch_size=32),
+        stage_recipe=Recipe("adam", learning_rate=1e-3, warmup_steps=0, schedule="constant", epochs=3, batch_size=32),
     ),
     "full": Scale(
         name="full",
@@ -197,6 +235,9 @@ SCALES: dict[str, Scale] = {
         patch_recipe=Recipe(shuffle=False),
         padding_recipe=Recipe(shuffle=False),
         deep_recipe=Recipe(shuffle=False),
+        network="resnet18/IMAGENET1K_V1",
+        head_recipe=Recipe("adam", learning_rate=1e-3, warmup_steps=0, schedule="constant", epochs=30),
+        stage_recipe=Recipe("adam", learning_rate=1e-3, warmup_steps=0, schedule="constant", epochs=10),
     ),
 }
 CLASSES = ("10", "100")
@@ -206,8 +247,34 @@ COLUMNS: dict[str, tuple[Position, Readout, bool]] = {
     "back": ("back", "class", False),  # by the theorem also every other position with the class readout
     "scrambled": ("back", "class", True),  # what the report's back column ran for n = 4 and 8 (errata 2)
 }
-RESIDUAL_NETWORKS = {"mini": "mini-resnet", "full": "resnet18"}
+HEADS: dict[str, NewHead] = {
+    "residual-100": NewHead(),  # as the report trains it
+    "residual-100-flip": NewHead(flip=0.5),
+    "residual-100-frozen": NewHead("frozen"),
+    "residual-100-frozen-flip": NewHead("frozen", flip=0.5),
+    "residual-100-first": NewHead("frozen", stages=("layer1",)),
+    "residual-100-last": NewHead("frozen", stages=("layer4",)),
+}
 CURVE_STDS = (0.2, 0.3, 0.4, 0.5)
+
+
+def _table_1_2(scale: Scale) -> list[Run]:
+    """A residual network fine-tuned on the 100-class set: heads, and heads with the first or last stage (report 1.2)."""
+    return [
+        Run(
+            name,
+            "table_1_2",
+            scale.name,
+            scale.datasets["100"],
+            "test",
+            scale.network,
+            recipe=scale.stage_recipe if head.stages else scale.head_recipe,
+            tested_epoch="best",
+            head=head,
+            validation_share=0.1,
+        )
+        for name, head in HEADS.items()
+    ]
 
 
 def _table_1(scale: Scale) -> list[Run]:
@@ -274,13 +341,12 @@ def _why(scale: Scale) -> list[Run]:
 
 def _elsewhere(run: Run, name: str, table: str, **changes: Any) -> Run:
     """A trained or zero-shot run evaluated under noise or on other data."""
-    return replace(run, name=name, table=table, recipe=None, weights_from=run.name if run.prompt else None, **changes)
+    return replace(run, name=name, table=table, recipe=None, weights_from=run.name if run.adaptation else None, **changes)
 
 
 def _table_5(scale: Scale, known: Mapping[str, Run]) -> list[Run]:
-    """The 100-class set under Gaussian noise: clean values are runs of tables 1 and 2 (report 2.4)."""
-    residual = Run("residual-100", "table_5", scale.name, scale.datasets["100"], "test", RESIDUAL_NETWORKS[scale.name])
-    noisy = [residual, replace(residual, name="residual-100-noise", noise=GaussianNoise())]
+    """The 100-class set under Gaussian noise: clean values are runs of tables 1, 2 and 1.2 (report 2.4)."""
+    noisy = [_elsewhere(known["residual-100"], "residual-100-noise", "table_5", noise=GaussianNoise())]
     for short, clean in {"zero-shot-100": known["zero-shot-100-test"], "padding-100": known["padding-100"]}.items():
         noisy.append(_elsewhere(clean, f"{short}-noise", "table_5", noise=GaussianNoise()))
         noisy.append(_elsewhere(clean, f"{short}-noise-clamped", "table_5", noise=GaussianNoise(clamp=True)))
@@ -306,7 +372,7 @@ def runs(scale: str) -> dict[str, Run]:
     if scale not in SCALES:
         raise VpError(f"no scale {scale!r}: give one of {', '.join(SCALES)}")
     sizes = SCALES[scale]
-    known = {run.name: run for table in (_table_1, _table_2, _table_3, _why) for run in table(sizes)}
+    known = {run.name: run for table in (_table_1_2, _table_1, _table_2, _table_3, _why) for run in table(sizes)}
     for derived in (_table_5, _table_6):
         known |= {run.name: run for run in derived(sizes, known)}
     return known
@@ -321,10 +387,28 @@ def find_run(name: str, scale: str) -> Run:
     return known[name]
 
 
+def vary(run: Run, limit: int | None = None, rehearsal: bool = False) -> Run:
+    """A Run on `limit` images of each split; or its rehearsal, with random weights and two epochs."""
+    if limit is not None and limit < 10:
+        raise VpError(f"--limit {limit}: give at least 10 images, of which some train and some validate")
+    if not rehearsal:
+        return replace(run, limit=limit)
+    recipe = run.recipe and replace(run.recipe, epochs=2, warmup_steps=min(2, run.recipe.warmup_steps))
+    backbone = f"{run.backbone.partition('/')[0]}/{RANDOM}"
+    return replace(run, limit=limit, rehearsal=True, recipe=recipe, backbone=backbone)
+
+
+def source_of(run: Run) -> Run:
+    """The Run whose trained weights this one takes, varied as this one is; the Run itself when it takes none."""
+    return vary(find_run(run.weights_from, run.scale), run.limit, run.rehearsal) if run.weights_from else run
+
+
 def relative_cost(run: Run) -> float:
     """How long a Run takes beside others of its scale: epochs times the blocks from its prompt to the last. For scheduling."""
     if run.recipe is None:
         return 0.0
     first, *_, last = SCALES[run.scale].blocks
+    if run.head:  # from features an epoch costs next to nothing; a small residual network trains as fast as a few blocks
+        return float(run.recipe.epochs * (last + 1) / (4 if run.head.stages or run.head.statistics == "drifting" else 40))
     block = run.prompt.block if isinstance(run.prompt, DeepTokens) else first
     return float(run.recipe.epochs * (last + 1 - block))

@@ -15,12 +15,11 @@ import torch
 from open_clip.transformer import QuickGELU
 from torch import nn
 
-from vp.data import load_images
 from vp.evaluation import per_image_correctness
 from vp.expectations import Expectation, Verdict, cell_verdict
-from vp.experiments import RESIDUAL_NETWORKS, Result, Run
-from vp.models import DEFAULT_TEMPLATE, FrozenCLIP
-from vp.performing import _test_batches, build_model, restore_model
+from vp.experiments import Result, Run
+from vp.models import DEFAULT_TEMPLATE, FrozenCLIP, is_network
+from vp.performing import build_model, evaluation_batches, images_of, restore_model
 from vp.runtime import pick_device
 
 TEMPLATES = (DEFAULT_TEMPLATE, "a photo of a {}.", "This a photo of a {}", "{}")
@@ -39,14 +38,14 @@ class Rung:
 def climb(run: Run, trained: Result | None, expectation: Expectation, device: str = "auto") -> list[Rung]:
     """The rungs that apply to a run. `trained` holds the weights of a run that trains, or of the run it takes them from."""
     chosen = pick_device(device)
-    images = load_images(run.dataset, run.split)
+    images = images_of(run, run.split)
     names = images.class_names
 
     def top1(changed: Run, texts: list[str] | None = None) -> float:
         model: Any = restore_model(changed, trained, names, chosen) if trained else build_model(changed, names, chosen)
         if texts:
             model.text_features = model.clip.encode_text(texts)
-        correct = per_image_correctness(model, _test_batches(model, images, chosen, changed.noise))
+        correct = per_image_correctness(model, evaluation_batches(model, images, chosen, changed.noise))
         return 100 * float(correct.double().mean())
 
     found: dict[str, float] = {}
@@ -58,7 +57,7 @@ def climb(run: Run, trained: Result | None, expectation: Expectation, device: st
         found[words] = top1(replace(run, noise=replace(run.noise, clamp=not run.noise.clamp)))
     with _precision(chosen) as name:
         found[name] = top1(run)
-    if run.backbone not in RESIDUAL_NETWORKS.values():
+    if not (run.head or is_network(run.backbone)):
         for template in TEMPLATES:
             if template != run.template:
                 found[f"template “{template}”"] = top1(replace(run, template=template))
@@ -66,9 +65,7 @@ def climb(run: Run, trained: Result | None, expectation: Expectation, device: st
             for words, mark in {"underscores kept in class names": "_", "underscores read as spaces": " "}.items():
                 texts = [run.template.format(name.replace("_", mark)) for name in names]
                 found[words] = top1(run, texts=texts)
-        clip = build_model(
-            run if trained is None else replace(run, prompt=None, recipe=None, weights_from=None), ("any",), chosen
-        ).clip
+        clip: Any = build_model(replace(run, prompt=None, recipe=None, weights_from=None), ("any",), chosen).clip
         with other_activation(clip) as name:
             found[name] = top1(run)
         for mode in RESIZE_MODES:

@@ -17,40 +17,68 @@ from pathlib import Path
 import torch
 
 from vp.data import GaussianNoise, ImageSet, load_images, split_indices
-from vp.evaluation import Batches, ImageBatches, PrefixBatches, Subset, per_image_correctness
-from vp.experiments import RESIDUAL_NETWORKS, DeepTokens, Result, Run, find_run
-from vp.models import FrozenCLIP, load_clip
+from vp.evaluation import (
+    Batches,
+    FeatureBatches,
+    FlippedAtRandom,
+    ImageBatches,
+    PrefixBatches,
+    Subset,
+    per_image_correctness,
+)
+from vp.experiments import DeepTokens, Result, Run, source_of
+from vp.models import (
+    FineTunedFromFeatures,
+    FineTunedNetwork,
+    FrozenCLIP,
+    PretrainedNetwork,
+    is_network,
+    load_clip,
+    load_network,
+)
 from vp.prompts import FastDeepPromptedCLIP, PromptedCLIP
-from vp.runtime import NotAvailable, pick_device, provenance, seed_everything
-from vp.training import Fit, fit, load_trained
+from vp.runtime import pick_device, precision, provenance, seed_everything
+from vp.training import Fit, fit, load_trained, trained_parameters
+
+Classifier = PromptedCLIP | FineTunedNetwork
 
 
 @lru_cache(maxsize=2)
-def _backbone(name: str, device: torch.device) -> FrozenCLIP:
-    if name in RESIDUAL_NETWORKS.values():
-        raise NotAvailable(f"{name}, the fine-tuned residual network of section 1.2, is declared but not built yet")
+def _clip(name: str, device: torch.device) -> FrozenCLIP:
     return load_clip(name, device)
 
 
 @lru_cache(maxsize=2)
+def _network(name: str) -> PretrainedNetwork:
+    return load_network(name)
+
+
+@lru_cache(maxsize=4)
 def _backbone_fingerprint(name: str, device: torch.device) -> str:
-    return _backbone(name, device).fingerprint
+    return (_network(name) if is_network(name) else _clip(name, device)).fingerprint
 
 
-def build_model(run: Run, class_names: tuple[str, ...], device: torch.device | str = "cpu") -> PromptedCLIP:
-    """The classifier of a Run, its prompt with random initial values."""
-    clip = _backbone(run.backbone, torch.device(device))
+def images_of(run: Run, split: str) -> ImageSet:
+    """The images of one split that a Run looks at: all, or as many as its limit says."""
+    return load_images(run.dataset, split, run.limit)
+
+
+def build_model(run: Run, class_names: tuple[str, ...], device: torch.device | str = "cpu") -> Classifier:
+    """The classifier of a Run, its prompt or head with random initial values."""
+    if run.head:
+        return run.head.build(_network(run.backbone), len(class_names)).to(device)
+    clip = _clip(run.backbone, torch.device(device))
     if isinstance(run.prompt, DeepTokens):
         return FastDeepPromptedCLIP(clip, class_names, run.template, prompt=run.prompt.build(clip)).to(device)
     return PromptedCLIP(clip, class_names, run.template, run.prompt.build(clip) if run.prompt else None).to(device)
 
 
-def restore_model(run: Run, trained: Result, class_names: tuple[str, ...], device: torch.device | str = "cpu") -> PromptedCLIP:
+def restore_model(run: Run, trained: Result, class_names: tuple[str, ...], device: torch.device | str = "cpu") -> Classifier:
     """The classifier of a Run with trained weights: its own Result's, or those of the run it takes its weights from.
 
     Raises ValueError for the Result of any other run, or for weights of another shape.
     """
-    source = find_run(run.weights_from, run.scale) if run.weights_from else run
+    source = source_of(run)
     expected, given = ((some.scale, some.dataset, some.backbone) for some in (source, trained))
     if trained.run != source.name or given != expected:
         raise ValueError(
@@ -75,27 +103,34 @@ def _training_prefix(images: ImageSet, clip: FrozenCLIP, block: int, device: tor
     return _PREFIX[key]
 
 
-def _training_batches(model: PromptedCLIP, images: ImageSet, device: torch.device) -> Batches:
+def training_batches(model: Classifier, images: ImageSet, device: torch.device) -> Batches:
+    """What `model` takes of images that are looked at in every epoch: what cannot change is computed once."""
     if isinstance(model, FastDeepPromptedCLIP):
         return _training_prefix(images, model.clip, model.prompt.block, device)
-    return ImageBatches(images, model.clip.preprocess, device)
+    batches = ImageBatches(images, model.preprocess, device)
+    return FeatureBatches(batches, model) if isinstance(model, FineTunedFromFeatures) else batches
 
 
-def _test_batches(model: PromptedCLIP, images: ImageSet, device: torch.device, noise: GaussianNoise | None) -> Batches:
-    batches = ImageBatches(images, model.clip.preprocess, device, noise)
+def evaluation_batches(model: Classifier, images: ImageSet, device: torch.device, noise: GaussianNoise | None = None) -> Batches:
+    """What `model` takes of images that are looked at once: nothing is kept."""
+    batches = ImageBatches(images, model.preprocess, device, noise)
     if isinstance(model, FastDeepPromptedCLIP):
         return PrefixBatches(batches, model.clip, model.prompt.block, keep=False)
-    return batches
+    return FeatureBatches(batches, model, keep=False) if isinstance(model, FineTunedFromFeatures) else batches
 
 
-def train(run: Run, model: PromptedCLIP, seed: int, device: torch.device, progress: bool = True) -> Fit:
-    """Train the prompt of `model` by the Run's recipe on a seeded split of the training images."""
+def train(run: Run, model: Classifier, seed: int, device: torch.device, progress: bool = True) -> Fit:
+    """Train the prompt or head of `model` by the Run's recipe on a seeded split of the training images."""
     if run.recipe is None:
         raise ValueError(f"run {run.name!r} has no recipe: there is nothing to train")
-    images = load_images(run.dataset, "train")
-    training, validation = split_indices(len(images), seed)
-    batches = _training_batches(model, images, device)
-    return fit(model, Subset(batches, training), Subset(batches, validation), run.recipe, name=run.name, progress=progress)
+    images = images_of(run, "train")
+    training, validation = split_indices(len(images), seed, run.validation_share)
+    batches = training_batches(model, images, device)
+    shown: Batches = Subset(batches, training)
+    if run.head and run.head.flip:
+        mirrored = Subset(training_batches(model, images.flipped(), device), training)
+        shown = FlippedAtRandom(shown, mirrored, run.head.flip)
+    return fit(model, shown, Subset(batches, validation), run.recipe, name=run.name, progress=progress)
 
 
 def perform(run: Run, seed: int = 0, device: str = "auto", progress: bool = True, trained: Result | None = None) -> Result:
@@ -103,13 +138,13 @@ def perform(run: Run, seed: int = 0, device: str = "auto", progress: bool = True
 
     Seeds are set before the split and the initial values. The validation part of the training images chooses the best epoch;
     test images are looked at once, at the end. A run with `weights_from` needs the Result of that run as `trained`: raises
-    ValueError without it, for a random prompt must never be taken for a trained one.
+    ValueError without it, for random weights must never be taken for trained ones.
     """
     chosen = pick_device(device)
     started = time.perf_counter()
-    evaluated = load_images(run.dataset, run.split)
+    evaluated = images_of(run, run.split)
     if run.weights_from and trained is None:
-        raise ValueError(f"run {run.name!r} needs the trained prompt of {run.weights_from!r}: perform that run first")
+        raise ValueError(f"run {run.name!r} needs the trained weights of {run.weights_from!r}: perform that run first")
     seed_everything(seed)
     fitted, parameters = None, 0
     if trained is not None:
@@ -119,8 +154,8 @@ def perform(run: Run, seed: int = 0, device: str = "auto", progress: bool = True
     if run.recipe:
         fitted = train(run, model, seed, chosen, progress)
         load_trained(model, fitted.last if run.tested_epoch == "last" else fitted.best)
-        parameters = sum(p.numel() for p in fitted.last.values())
-    correct = per_image_correctness(model, _test_batches(model, evaluated, chosen, run.noise))
+        parameters = sum(p.numel() for p in trained_parameters(model).values())
+    correct = per_image_correctness(model, evaluation_batches(model, evaluated, chosen, run.noise))
     weights = {f"{epoch}/{k}": v.cpu() for epoch in ("last", "best") for k, v in (getattr(fitted, epoch) if fitted else {}).items()}
     return Result(
         run=run.name,
@@ -134,22 +169,26 @@ def perform(run: Run, seed: int = 0, device: str = "auto", progress: bool = True
         best_epoch=fitted.best_epoch if fitted else None,
         trained_parameters=parameters,
         seconds=round(time.perf_counter() - started, 2),
-        provenance=provenance(chosen),
+        provenance=provenance(chosen) | ({"images": evaluated.source} if evaluated.source else {}),
     )
 
 
 # -- what a Result is addressed by -----------------------------------------------------------------------------------------
 
 _CODE_OF_A_RUN = (
+    "vp.data.cifar",
     "vp.data.images",
     "vp.data.noise",
+    "vp.data.pictures",
     "vp.data.preprocess",
     "vp.data.sources",
     "vp.evaluation.accuracy",
     "vp.evaluation.batches",
     "vp.performing",
     "vp.models.clip",
+    "vp.models.fine_tuning",
     "vp.models.mini_clip",
+    "vp.models.mini_resnet",
     "vp.prompts.deep",
     "vp.prompts.prompted",
     "vp.prompts.visual",
@@ -183,11 +222,12 @@ def run_key(run: Run, seed: int, device: str = "auto") -> str:
     splits = {run.split, "train"} if run.recipe else {run.split}
     parts = {
         "run": run.canonical(),
-        "seed": seed if run.prompt else 0,
-        "data": {split: load_images(run.dataset, split).fingerprint for split in sorted(splits)},
+        "seed": seed if run.adaptation else 0,
+        "data": {split: images_of(run, split).fingerprint for split in sorted(splits)},
         "backbone": _backbone_fingerprint(run.backbone, chosen),
         "device": chosen.type,
+        "precision": str(precision(chosen)),
         "code": code_version(),
-        "weights": run_key(find_run(run.weights_from, run.scale), seed, device) if run.weights_from else None,
+        "weights": run_key(source_of(run), seed, device) if run.weights_from else None,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

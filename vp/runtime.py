@@ -7,13 +7,17 @@ import platform
 import random
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 import torch
+
+from vp.devices import SHARING
+
+RANDOM = "random"  # in place of the name of weights: a backbone of random weights, to rehearse with
 
 
 class VpError(Exception):
@@ -34,13 +38,45 @@ def home() -> Path:
 def pick_device(name: str = "auto") -> torch.device:
     """`auto` (CUDA if there is any, else the CPU), `cpu`, `cuda` or `mps`. Raises NotAvailable when it is not here."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name not in here:
         raise VpError(f"no device {name!r}: give auto, {', '.join(here)}")
     if not here[name]:
         raise NotAvailable(f"device {name!r} asked for, but this machine has none: give --device auto or cpu")
+    if name == "cuda":
+        _bound_memory()
     return torch.device(name)
+
+
+def device_share() -> int:
+    """How many workers compute on this process's device, itself included: 1 unless vp.devices says otherwise."""
+    given = os.environ.get(SHARING, "1")
+    return int(given) if given.isdigit() and int(given) else 1
+
+
+@lru_cache(maxsize=1)
+def _bound_memory() -> None:
+    """Of several workers on one CUDA device, each may take its part of the memory and no more."""
+    if device_share() > 1:
+        torch.cuda.set_per_process_memory_fraction(0.95 / device_share())
+
+
+def precision(device: torch.device) -> torch.dtype:
+    """What matrix products are computed in: bfloat16 on a CUDA device that has it, else float16 there; float32 elsewhere."""
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def mixed_precision(device: torch.device) -> AbstractContextManager[object]:
+    """autocast in the `precision` of the device; nothing where that is float32."""
+    dtype = precision(device)
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
+
+class OutOfMemory(NotAvailable):
+    """The device does not hold even the least that has to be computed at once."""
 
 
 def seed_everything(seed: int) -> None:
@@ -86,6 +122,7 @@ def provenance(device: torch.device | str = "cpu") -> dict[str, str]:
     return {
         **packages,
         "python": platform.python_version(),
+        "precision": str(precision(device)).removeprefix("torch."),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {platform.machine()}",
         "threads": str(torch.get_num_threads()),
         "commit": _commit(),

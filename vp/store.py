@@ -20,7 +20,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from vp import artifacts
-from vp.experiments import Result, Run, find_run
+from vp.experiments import Result, Run, source_of
 from vp.performing import perform, run_key
 from vp.runtime import VpError, home
 
@@ -83,8 +83,7 @@ def obtain(
         _check_writable(path.parent)
         trained = None
         if run.weights_from:
-            source = find_run(run.weights_from, run.scale)
-            trained = obtain(source, seed, device=device, newer_than=newer_than, progress=progress, wait_s=wait_s)
+            trained = obtain(source_of(run), seed, device=device, newer_than=newer_than, progress=progress, wait_s=wait_s)
         result = perform(run, seed, device, progress, trained)
         save_result(path, result, key)
         return result

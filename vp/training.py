@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.nn.functional import cross_entropy
+from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
-from vp.evaluation.accuracy import per_image_correctness
+from vp.evaluation.accuracy import halved, in_mode, per_image_correctness
 from vp.evaluation.batches import Batches
-from vp.runtime import VpError
+from vp.runtime import VpError, mixed_precision, precision
 
 
 class TrainingDiverged(VpError):
@@ -60,9 +63,9 @@ def learning_rate_at(step: int, total_steps: int, recipe: Recipe) -> float:
 
 @dataclass(frozen=True)
 class Fit:
-    """What training leaves: the trained parameters after the last and the best epoch (by validation), and the history.
+    """What training leaves: the learnt state after the last and the best epoch (by validation), and the history.
 
-    `last` and `best` are separate copies by parameter name; epochs count from 1, the earliest of equally good ones is best.
+    `last` and `best` are separate copies of `learnt_state`; epochs count from 1, the earliest of equally good ones is best.
     """
 
     last: dict[str, Tensor]
@@ -79,15 +82,44 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return trained
 
 
+def learnt_state(model: nn.Module) -> dict[str, Tensor]:
+    """All that training changes, by name: trained parameters, and the running statistics of BatchNorm layers that follow the
+    model into training mode, whether their weights train or not."""
+    with in_mode(model, training=True):
+        moving = [(name, module) for name, module in model.named_modules() if isinstance(module, _BatchNorm) and module.training]
+    statistics = {f"{name}.{key}": buffer for name, module in moving for key, buffer in module.named_buffers()}
+    return {**trained_parameters(model), **statistics}
+
+
 def load_trained(model: nn.Module, weights: dict[str, Tensor]) -> None:
     """Put weights kept by `Fit` back into a model of the same build. Raises ValueError when names or shapes differ."""
-    trained = trained_parameters(model)
-    given, expected = ({name: tuple(p.shape) for name, p in some.items()} for some in (weights, trained))
+    learnt = learnt_state(model)
+    given, expected = ({name: tuple(p.shape) for name, p in some.items()} for some in (weights, learnt))
     if given != expected:
         raise ValueError(f"weights {given} do not fit the trained parameters {expected}")
     with torch.no_grad():
-        for name, parameter in trained.items():
-            parameter.copy_(weights[name])
+        for name, value in learnt.items():
+            value.copy_(weights[name])
+
+
+def accumulate_gradient(
+    model: nn.Module, inputs: Any, labels: Tensor, at_once: int, scale: Callable[[Tensor], Tensor] = lambda loss: loss
+) -> float:
+    """Add the gradient of a batch's mean cross-entropy to the trained parameters, `at_once` examples at a time.
+
+    Parts weigh by their examples, so that the sum is the gradient of the whole batch, up to rounding; `scale` is applied to each
+    part's loss before its backward pass. Gives back the mean loss.
+    """
+    total = 0.0
+    for start in range(0, len(labels), at_once):
+        part = slice(start, start + at_once) if at_once < len(labels) else None
+        some, true = (inputs, labels) if part is None else (inputs[part], labels[part])
+        with mixed_precision(labels.device):
+            logits = model(some)
+        loss = cross_entropy(logits.float(), true) * (len(true) / len(labels))
+        scale(loss).backward()
+        total += loss.item()
+    return total
 
 
 def fit(
@@ -96,13 +128,13 @@ def fit(
     """Train `model` on `train` by cross-entropy and validate after every epoch.
 
     Seed before building the model (`seed_everything`): the order of images is drawn from torch's global stream. Progress is
-    shown on a terminal only. Raises TrainingDiverged when the loss or the trained parameters are not finite, ValueError when
-    there is nothing to train on or to validate on.
+    shown on a terminal only. When the device's memory is too small for a batch, it is split from then on, which changes nothing
+    but rounding. Raises OutOfMemory where it cannot be split, TrainingDiverged when the loss or the trained parameters are not
+    finite, ValueError when there is nothing to train on or to validate on.
     """
-    trained = trained_parameters(model)
+    parameters = list(trained_parameters(model).values())
     if not len(train) or not len(validation):
         raise ValueError(f"{len(train)} examples to train on and {len(validation)} to validate on: give at least one of each")
-    parameters = list(trained.values())
     if recipe.optimiser == "sgd":
         optimiser: torch.optim.Optimizer = torch.optim.SGD(parameters, lr=recipe.learning_rate, momentum=recipe.momentum)
     else:
@@ -110,36 +142,43 @@ def fit(
     fixed_order = torch.randperm(len(train))
     total_steps = recipe.epochs * math.ceil(len(train) / recipe.batch_size)
     step, best_correct, best_epoch = 0, -1, 0
+    at_once = recipe.batch_size
+    scaler: GradScaler | None = None
+    learnt = learnt_state(model)
     best: dict[str, Tensor] = {}
     history: list[dict[str, float]] = []
     with tqdm(total=total_steps, desc=name, unit="step", leave=False, disable=None if progress else True) as bar:
         for epoch in range(1, recipe.epochs + 1):
             model.train()
             order = torch.randperm(len(train)) if recipe.shuffle else fixed_order
-            loss_sum = torch.zeros(())
+            loss_sum = 0.0
             for indices in order.split(recipe.batch_size):
                 for group in optimiser.param_groups:
                     group["lr"] = learning_rate_at(step, total_steps, recipe)
                 inputs, labels = train[indices]
-                loss = cross_entropy(model(inputs).float(), labels)
-                if not torch.isfinite(loss):
-                    raise TrainingDiverged(
-                        f"loss {loss.item()} in epoch {epoch} of {name}: give a rate below {recipe.learning_rate:g}"
-                    )
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
+                scaler = scaler or GradScaler(labels.device.type, enabled=precision(labels.device) == torch.float16)
+                while True:
+                    optimiser.zero_grad()
+                    try:
+                        loss = accumulate_gradient(model, inputs, labels, at_once, scaler.scale)
+                        break
+                    except torch.OutOfMemoryError as error:
+                        at_once = halved(min(at_once, len(labels)), model, error)
+                if not math.isfinite(loss):
+                    raise TrainingDiverged(f"loss {loss} in epoch {epoch} of {name}: give a rate below {recipe.learning_rate:g}")
+                scaler.step(optimiser)
+                scaler.update()
                 step += 1
                 bar.update()
-                loss_sum += loss.detach().cpu() * len(indices)
+                loss_sum += loss * len(indices)
             if not all(p.isfinite().all() for p in parameters):
                 raise TrainingDiverged(
                     f"parameters not finite after epoch {epoch} of {name}: give a rate below {recipe.learning_rate:g}"
                 )
             correct = int(per_image_correctness(model, validation).sum())
-            history.append({"epoch": epoch, "loss": loss_sum.item() / len(train), "validation_top1": correct / len(validation)})
+            history.append({"epoch": epoch, "loss": loss_sum / len(train), "validation_top1": correct / len(validation)})
             bar.set_postfix(validation=f"{correct / len(validation):.1%}")
             if correct > best_correct:
                 best_correct, best_epoch = correct, epoch
-                best = {key: p.detach().clone() for key, p in trained.items()}
-    return Fit({key: p.detach().clone() for key, p in trained.items()}, best, best_epoch, history)
+                best = {key: value.detach().clone() for key, value in learnt.items()}
+    return Fit({key: value.detach().clone() for key, value in learnt.items()}, best, best_epoch, history)

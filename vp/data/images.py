@@ -17,7 +17,7 @@ class ImageSet:
     """N images of one size with their labels.
 
     pixels: uint8 (N, 3, H, W); labels: int64 (N,), indices into class_names. Raises ValueError on any other shape or dtype,
-    or on a label without a name.
+    or on a label without a name. `source` says where the pixels come from, for the provenance.
     """
 
     name: str
@@ -25,6 +25,7 @@ class ImageSet:
     pixels: Tensor
     labels: Tensor
     class_names: tuple[str, ...]
+    source: str = ""
 
     def __post_init__(self) -> None:
         if self.pixels.dtype != torch.uint8 or self.pixels.ndim != 4 or self.pixels.shape[1] != 3:
@@ -43,6 +44,28 @@ class ImageSet:
     def take(self, indices: Tensor, split: str | None = None) -> ImageSet:
         """The images at `indices`, in that order, under another split name if given."""
         return replace(self, pixels=self.pixels[indices], labels=self.labels[indices], split=split or self.split)
+
+    def flipped(self) -> ImageSet:
+        """The mirror images: left is right."""
+        return replace(self, pixels=self.pixels.flip(-1))
+
+    def sample(self, count: int) -> ImageSet:
+        """`count` of the images, drawn at random but always the same ones, in their order; all of them if there are no more."""
+        if count >= len(self):
+            return self
+        drawn = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))[:count]
+        return replace(self.take(drawn.sort().values), source=f"{self.source or self.name}; {count} of its {len(self)} images")
+
+    def on(self, device: torch.device | str) -> tuple[Tensor, Tensor]:
+        """Pixels and labels on `device`, moved there once however often they are asked for."""
+        device = torch.device(device)
+        if device not in self._copies:
+            self._copies[device] = self.pixels.to(device), self.labels.to(device)
+        return self._copies[device]
+
+    @cached_property
+    def _copies(self) -> dict[torch.device, tuple[Tensor, Tensor]]:
+        return {}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -69,4 +92,5 @@ def union(first: ImageSet, second: ImageSet) -> ImageSet:
         pixels=torch.cat([first.pixels, second.pixels]),
         labels=torch.cat([first.labels, second.labels + len(first.class_names)]),
         class_names=first.class_names + second.class_names,
+        source="; ".join(dict.fromkeys(filter(None, (first.source, second.source)))),
     )

@@ -1,9 +1,10 @@
 """From uint8 pixels to a network's input, in batches on any device: resize as PIL does, centre crop, normalise.
 
-`resize` follows Pillow's two-pass resampling (horizontal, then vertical, each rounded and clamped to 8 bits), so that it
-agrees with open_clip's per-image transform: torch's native 8-bit resampling on the CPU, elsewhere two matrix products.
-tests/test_data.py holds both to at most 2 grey levels from Pillow. The order of the passes is that of Pillow up to 12; from
-13 on, Pillow goes vertically first when the height loses more than twice the pixels that the width loses, which for a
+Pillow resamples in two passes (horizontal, then vertical), each with weights of 22 bits and rounded and clamped to 8 bits, and so
+does this module, as two matrix products that run on any device. tests/test_data.py holds it to Pillow, open_clip's per-image
+transform and torchvision's: at most 2 grey levels apart, more than 1 in at most 1 value of 100,000. torch's own 8-bit
+interpolation is faster on a CPU, but its weights are coarser and miss that. The order of the passes is that of Pillow up to 12;
+from 13 on, Pillow goes vertically first when the height loses more than twice the pixels that the width loses, which for a
 picture that keeps its shape means one more than twice as tall as wide that shrinks.
 """
 
@@ -14,10 +15,13 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+CIFAR100_MEAN = (0.5071, 0.4867, 0.4408)
+CIFAR100_STD = (0.2675, 0.2565, 0.2761)
+WEIGHT_STEPS = 2**22  # of 1: PRECISION_BITS of Pillow are 32 less 8 for the values and 2 for what a sum may exceed them by
+CHUNK_BYTES = 2**21  # of output made at a time on a CPU, so that all steps but the first find it in the cache
 
 
 def _cubic(t: float) -> float:
@@ -48,49 +52,56 @@ def _weights(size_in: int, size_out: int, mode: str) -> Tensor:
         high = min(int(centre + support * widen + 0.5), size_in)
         taps = torch.tensor([kernel((j - centre + 0.5) / widen) for j in range(low, high)], dtype=torch.float64)
         matrix[i, low:high] = taps / taps.sum()
-    return matrix.float()
+    return ((matrix * WEIGHT_STEPS).round() / WEIGHT_STEPS).float()
 
 
-def _to_grey_levels(values: Tensor) -> Tensor:
-    return (values + 0.5).floor_().clamp_(0, 255)
+def new_size(height: int, width: int, size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width after `resize`: an int is the new length of the shorter side, the other cut down as torchvision cuts it."""
+    if isinstance(size, tuple):
+        return size
+    short = min(height, width)
+    return size * height // short, size * width // short
 
 
 def resize(pixels: Tensor, size: int | tuple[int, int], mode: str = "bicubic") -> Tensor:
-    """uint8 (B, 3, H, W) to uint8 (B, 3, height, width) as Pillow resizes, antialias included.
+    """uint8 (B, C, H, W) to uint8 (B, C, height, width) as Pillow resizes, antialias included.
 
     An int `size` is the new length of the shorter side, the aspect ratio kept as torchvision's `Resize` keeps it.
     Raises ValueError for another dtype, mode or an empty size.
     """
+    return _grey_levels(pixels, size, mode).to(torch.uint8)
+
+
+def _grey_levels(pixels: Tensor, size: int | tuple[int, int], mode: str) -> Tensor:
+    """`resize`, its whole numbers still as float32 where anything was resized."""
     if pixels.dtype != torch.uint8 or pixels.ndim != 4:
         raise ValueError(f"resize takes uint8 (B, C, H, W), given {pixels.dtype} {tuple(pixels.shape)}")
     if mode not in _KERNELS:
         raise ValueError(f"no resize mode {mode!r}: give one of {', '.join(_KERNELS)}")
     height, width = pixels.shape[-2:]
-    if isinstance(size, int):
-        short = min(height, width)
-        new_height, new_width = size * height // short, size * width // short
-    else:
-        new_height, new_width = size
+    new_height, new_width = new_size(height, width, size)
     if min(new_height, new_width) < 1:
         raise ValueError(f"cannot resize {height} x {width} px to {new_height} x {new_width} px: give at least 1 px a side")
     if (new_height, new_width) == (height, width):
         return pixels
-    if pixels.device.type == "cpu":
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
-        return interpolate(pixels, (new_height, new_width), mode=mode, antialias=True, align_corners=False)
-    return resize_by_matrices(pixels, (new_height, new_width), mode)
+    return _resample(pixels, (new_height, new_width), mode)
 
 
-def resize_by_matrices(pixels: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Tensor:
-    """`resize` as rows @ across^T, then down @ columns, with Pillow's rounding between: runs on any device."""
+def _resample(pixels: Tensor, size: tuple[int, int], mode: str) -> Tensor:
+    """rows @ across^T, then down @ columns, each rounded half up and clamped.
+
+    A row of weights adds up to 1, so that the half that rounding adds to the result can be added to what is weighted: one pass
+    over the small side of the product instead of the large one.
+    """
     (height, width), (new_height, new_width) = pixels.shape[-2:], size
     across, down = (_weights(n, m, mode).to(pixels.device) for n, m in ((width, new_width), (height, new_height)))
-    rows = pixels.float()
-    if new_width != width:
-        rows = _to_grey_levels(rows @ across.T)
-    if new_height != height:
-        rows = _to_grey_levels(down @ rows)
-    return rows.to(torch.uint8)
+    grey = pixels.float()
+    with torch.autocast(pixels.device.type, enabled=False):  # 8 bits of a bfloat16 would not hold a grey level
+        if new_width != width:
+            grey = (grey.add_(0.5) @ across.T).floor_().clamp_(0, 255)
+        if new_height != height:
+            grey = (down @ grey.add_(0.5)).floor_().clamp_(0, 255)
+    return grey
 
 
 def centre_crop(pixels: Tensor, size: int) -> Tensor:
@@ -104,22 +115,34 @@ def centre_crop(pixels: Tensor, size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """What a network does to its images: resize the shorter side, centre crop, scale to [0, 1], normalise per channel."""
+    """What a network does to its images: resize the shorter side, centre crop, scale to [0, 1], normalise per channel.
+
+    With `squash`, both sides are resized to `size`, as some models of open_clip want it.
+    """
 
     size: int
     mean: tuple[float, ...] = CLIP_MEAN
     std: tuple[float, ...] = CLIP_STD
     mode: str = "bicubic"
+    squash: bool = False
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """uint8 (B, 3, H, W) to float32 (B, 3, size, size)."""
-        return self.normalise(centre_crop(resize(pixels, self.size, self.mode), self.size))
+        inputs = torch.empty(len(pixels), 3, self.size, self.size, device=pixels.device)
+        at_once = max(1, CHUNK_BYTES // (12 * self.size**2)) if pixels.device.type == "cpu" else max(1, len(pixels))
+        for part, some in zip(inputs.split(at_once), pixels.split(at_once), strict=True):
+            self._prepare(some, part)
+        return inputs
 
-    def normalise(self, pixels: Tensor) -> Tensor:
-        """uint8 to (value / 255 - mean) / std, as one multiplication and one addition per value."""
+    def _prepare(self, pixels: Tensor, inputs: Tensor) -> None:
+        size = (self.size, self.size) if self.squash else self.size
+        self.normalise(centre_crop(_grey_levels(pixels, size, self.mode), self.size), inputs)
+
+    def normalise(self, pixels: Tensor, out: Tensor | None = None) -> Tensor:
+        """Grey levels to (value / 255 - mean) / std, as one multiplication and one subtraction per value; into `out` if given."""
         mean = torch.tensor(self.mean, device=pixels.device)[:, None, None]
         std = torch.tensor(self.std, device=pixels.device)[:, None, None]
-        return pixels.float().mul_(1 / (255 * std)).sub_(mean / std)
+        return torch.sub(pixels * (1 / (255 * std)), mean / std, out=out)
 
     def to_rgb(self, images: Tensor) -> Tensor:
         """Back from normalised images to [0, 1], clamped, for pictures."""

@@ -410,10 +410,10 @@ CAPTIONS: tuple[Family, ...] = (
 )
 
 
-def training_scenes(count: int, step: int, seed: int) -> tuple[Scenes, torch.Generator]:
-    """`count` scenes of all twenty silhouettes in any colour for one step of pre-training, and the stream to draw them with."""
+def training_scenes(count: int, step: int, seed: int, things: int = len(SILHOUETTES)) -> tuple[Scenes, torch.Generator]:
+    """`count` scenes of the first `things` silhouettes in any colour for one step of pre-training, and the stream to draw with."""
     generator = _stream("pretrain", seed, step)
-    silhouette = torch.randint(len(SILHOUETTES), (count,), generator=generator)
+    silhouette = torch.randint(things, (count,), generator=generator)
     colour = torch.randint(len(COLOUR_NAMES), (count,), generator=generator)
     return sample_scenes(silhouette, colour, generator), generator
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sized
+from contextlib import suppress
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from vp.data import GaussianNoise, ImageSet, Preprocess
-from vp.models import FrozenCLIP
+from vp.models import FineTunedNetwork, FrozenCLIP
 from vp.prompts.deep import LastBlockInputs, last_block_inputs, reads_one_token, tokens_before_block, vision_blocks
-from vp.runtime import VpError
+from vp.runtime import VpError, device_share, mixed_precision
 
 CACHE_GIB = "VP_CACHE_GIB"
 
@@ -30,7 +31,7 @@ class ImageBatches:
     def __init__(
         self, images: ImageSet, preprocess: Preprocess, device: torch.device | str = "cpu", noise: GaussianNoise | None = None
     ) -> None:
-        self.pixels, self.labels = images.pixels.to(device), images.labels.to(device)
+        self.pixels, self.labels = images.on(device)
         self.preprocess = preprocess
         self.noise = noise
 
@@ -56,51 +57,121 @@ class Subset:
         return self.batches[self.indices[indices]]
 
 
-class PrefixBatches:
-    """What FastDeepPromptedCLIP takes: the tokens that enter block k, or the LastBlockInputs when k is the last block.
+class FlippedAtRandom:
+    """Examples of `batches`, each of them with probability p replaced by that of `flipped`, its mirror image.
 
-    With `keep` they are computed once and kept on the device: N L D numbers (2 N L D for the last block), 4 bytes each: 33 MB
-    (66 MB) for 5,000 images of mini-clip, 7.7 GB for 50,000 of ViT-B/32. What exceeds `cache_bytes()` is computed batch by
-    batch instead, at every pass.
+    Which are flipped is drawn anew for every batch from torch's global stream: torchvision's RandomHorizontalFlip(p).
+    Raises ValueError when the two do not have the same number of examples, or p is no probability.
     """
 
-    def __init__(self, images: ImageBatches, clip: FrozenCLIP, block: int, *, keep: bool = True, batch_size: int = 250) -> None:
-        self.images, self.clip, self.block = images, clip, block
-        self.last = block == len(vision_blocks(clip)) - 1 and reads_one_token(clip)
+    def __init__(self, batches: Batches, flipped: Batches, p: float = 0.5) -> None:
+        if len(batches) != len(flipped) or not 0 <= p <= 1:
+            raise ValueError(f"{len(batches)} examples and {len(flipped)} flipped with p = {p}: give as many of each, p in [0, 1]")
+        self.batches, self.flipped, self.p = batches, flipped, p
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        flip = torch.rand(len(indices)) < self.p
+        parts = [some[indices[chosen]] for some, chosen in ((self.batches, ~flip), (self.flipped, flip)) if chosen.any()]
+        back = torch.cat([torch.nonzero(~flip), torch.nonzero(flip)]).flatten().argsort()
+        inputs, labels = (torch.cat(both) for both in zip(*parts, strict=True))
+        return inputs[back.to(inputs.device)], labels[back.to(labels.device)]
+
+
+class ComputedBatches:
+    """What a frozen network makes of each image, `compute(inputs)`, computed once and kept on the device.
+
+    What exceeds `cache_bytes()`, or is asked for once only (`keep=False`), is computed batch by batch, at every pass.
+    """
+
+    def __init__(self, images: ImageBatches, *, keep: bool = True, batch_size: int = 250) -> None:
+        self.images = images
         self.kept: tuple[Tensor, ...] | None = None
         if not keep or not len(images):
             return
-        first = self._compute(torch.arange(1))
+        first = self._computed(torch.arange(1))
         if sum(part.numel() * part.element_size() for part in first) * len(images) <= cache_bytes(first[0].device):
-            self.kept = tuple(part.new_empty(len(images), *part.shape[1:]) for part in first)
-            for indices in torch.arange(len(images)).split(batch_size):
-                for whole, part in zip(self.kept, self._compute(indices), strict=True):
-                    whole[indices.to(whole.device)] = part
+            with suppress(torch.OutOfMemoryError):  # others use the device, too: then nothing is kept
+                self.kept = self._all(first, batch_size)
 
-    def _compute(self, indices: Tensor) -> tuple[Tensor, ...]:
-        tokens = tokens_before_block(self.clip, self.images[indices][0], self.block)
-        if not self.last:
-            return (tokens,)
-        inputs = last_block_inputs(self.clip, tokens)
-        return inputs.keys, inputs.values, inputs.class_token
+    def _all(self, first: tuple[Tensor, ...], batch_size: int) -> tuple[Tensor, ...]:
+        kept = tuple(part.new_empty(len(self.images), *part.shape[1:]) for part in first)
+        for indices in torch.arange(len(self.images)).split(batch_size):
+            for whole, part in zip(kept, self._computed(indices), strict=True):
+                whole[indices.to(whole.device)] = part
+        return kept
+
+    def compute(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        """Preprocessed images (B, 3, S, S) to tensors of B rows each."""
+        raise NotImplementedError
+
+    def _computed(self, indices: Tensor) -> tuple[Tensor, ...]:
+        inputs, _ = self.images[indices]
+        with mixed_precision(inputs.device):
+            return self.compute(inputs)
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, indices: Tensor) -> tuple[Tensor | LastBlockInputs, Tensor]:
+    def __getitem__(self, indices: Tensor) -> tuple[Any, Tensor]:
         labels = self.images.labels[indices.to(self.images.labels.device)]
-        parts = self._compute(indices) if self.kept is None else tuple(part[indices.to(part.device)] for part in self.kept)
-        return (LastBlockInputs(*parts) if self.last else parts[0]), labels
+        parts = self._computed(indices) if self.kept is None else tuple(part[indices.to(part.device)] for part in self.kept)
+        return self.assemble(parts), labels
+
+    def assemble(self, parts: tuple[Tensor, ...]) -> Any:
+        """What a model takes, from the rows of a batch."""
+        return parts[0]
+
+
+class FeatureBatches(ComputedBatches):
+    """What FineTunedFromFeatures takes: features (B, D). N D numbers, 4 bytes each: 102 MB for 50,000 images of ResNet-18."""
+
+    def __init__(self, images: ImageBatches, network: FineTunedNetwork, *, keep: bool = True, batch_size: int = 250) -> None:
+        self.network = network
+        super().__init__(images, keep=keep, batch_size=batch_size)
+
+    def compute(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        """Preprocessed images (B, 3, S, S) to features (B, D)."""
+        return (self.network.features(inputs),)
+
+
+class PrefixBatches(ComputedBatches):
+    """What FastDeepPromptedCLIP takes: the tokens that enter block k, or the LastBlockInputs when k is the last block.
+
+    N L D numbers (2 N L D for the last block), 4 bytes each: 33 MB (66 MB) for 5,000 images of mini-clip, 7.7 GB for 50,000 of
+    ViT-B/32.
+    """
+
+    def __init__(self, images: ImageBatches, clip: FrozenCLIP, block: int, *, keep: bool = True, batch_size: int = 250) -> None:
+        self.clip, self.block = clip, block
+        self.last = block == len(vision_blocks(clip)) - 1 and reads_one_token(clip)
+        super().__init__(images, keep=keep, batch_size=batch_size)
+
+    def compute(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        """Preprocessed images (B, 3, S, S) to the tokens (B, L, D), or the parts of LastBlockInputs."""
+        tokens = tokens_before_block(self.clip, inputs, self.block)
+        if not self.last:
+            return (tokens,)
+        last = last_block_inputs(self.clip, tokens)
+        return last.keys, last.values, last.class_token
+
+    def assemble(self, parts: tuple[Tensor, ...]) -> Tensor | LastBlockInputs:
+        """Tokens, or LastBlockInputs."""
+        return LastBlockInputs(*parts) if self.last else parts[0]
 
 
 def cache_bytes(device: torch.device) -> float:
-    """How much a process may keep of a prefix: VP_CACHE_GIB, or 40% of a CUDA device's memory, or 4 GiB.
+    """How much a process may keep of a prefix: VP_CACHE_GIB, or 40% of its share of a CUDA device's memory, or 4 GiB.
 
     Raises VpError when VP_CACHE_GIB is no number of at least 0.
     """
     given = os.environ.get(CACHE_GIB)
     if given is None:
-        return 0.4 * torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 4 * 2**30
+        if device.type != "cuda":
+            return 4 * 2**30
+        return 0.4 * torch.cuda.get_device_properties(device).total_memory / device_share()
     try:
         gib = float(given)
     except ValueError:

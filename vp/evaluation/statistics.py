@@ -1,11 +1,11 @@
-"""What a count of correct images says: intervals and paired tests (scipy underneath)."""
+"""What a count of correct images says, or a correlation of few values: intervals and paired tests (scipy underneath)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, variance
+from statistics import fmean, median, variance
 
 import torch
 from scipy import stats
@@ -108,6 +108,55 @@ def seed_spread(values: Sequence[float], confidence: float = 0.95) -> SeedSpread
     mean, std = fmean(values), math.sqrt(variance(values))
     half = float(stats.t.ppf(0.5 + confidence / 2, len(values) - 1)) * std / math.sqrt(len(values))
     return SeedSpread(mean, std, (mean - half, mean + half))
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Pearson's r with its confidence interval, and r without each of the values in turn."""
+
+    r: float
+    interval: tuple[float, float]
+    leave_one_out: tuple[float, ...]
+
+    @property
+    def range_without_one(self) -> tuple[float, float]:
+        """Smallest and largest r that leaving out one value gives: wide when r rests on that value."""
+        return min(self.leave_one_out), max(self.leave_one_out)
+
+
+def correlation(x: Sequence[float], y: Sequence[float], confidence: float = 0.95) -> Correlation:
+    """Pearson's r of N pairs; its interval is tanh(artanh r +- z / sqrt(N - 3)) (Fisher 1921).
+
+    Raises ValueError for fewer than four pairs, for unequal numbers of values, for one that is not finite, and where r is not
+    defined because one of the two is constant, or would be without one of its values.
+    """
+    if len(x) != len(y) or len(x) < 4:
+        raise ValueError(f"{len(x)} and {len(y)} values: give equally many, four or more")
+    if not all(map(math.isfinite, (*x, *y))):
+        raise ValueError(f"{list(x)} and {list(y)}: give finite values")
+    for name, values in (("first", x), ("second", y)):
+        if any(len({*values[:i], *values[i + 1 :]}) == 1 for i in range(len(values))):
+            raise ValueError(f"r is not defined: the {name} values {list(values)} are constant, or are so without one of them")
+    whole = stats.pearsonr(x, y)
+    interval = whole.confidence_interval(confidence)
+    without = [float(stats.pearsonr([*x[:i], *x[i + 1 :]], [*y[:i], *y[i + 1 :]]).statistic) for i in range(len(x))]
+    return Correlation(float(whole.statistic), (float(interval.low), float(interval.high)), tuple(without))
+
+
+def signed_rank_test(ratios: Sequence[float]) -> tuple[float, float]:
+    """Median of paired ratios, and the two-sided p-value of Wilcoxon's signed-rank test that their logarithms lie around 0.
+
+    Raises ValueError for no ratios, for one that is not finite and above 0, or when all are 1.
+    """
+    if not ratios or not all(0 < ratio < math.inf for ratio in ratios) or {*ratios} == {1}:
+        raise ValueError(f"ratios {list(ratios)}: give finite values above 0, not all of them 1")
+    return median(ratios), float(stats.wilcoxon([math.log(ratio) for ratio in ratios]).pvalue)
+
+
+def above_trend(x: Sequence[float], y: Sequence[float]) -> list[float]:
+    """By how much each y lies above the least-squares line of y on x. Raises ValueError when all x are equal."""
+    line = stats.linregress(x, y)
+    return [float(value - line.intercept - line.slope * at) for at, value in zip(x, y, strict=True)]
 
 
 def prediction_half_width(

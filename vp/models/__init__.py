@@ -1,15 +1,35 @@
-"""Frozen CLIP with its zero-shot head, at full size through open_clip and in miniature with the package's own weights."""
+"""Frozen CLIP with its zero-shot head, networks to fine-tune, in full and in miniature; the seven networks of 1.1."""
 
 from vp.models.clip import DEFAULT_TEMPLATE, FrozenCLIP, cosine_logits, fill_template, label_probabilities, load_clip
+from vp.models.fine_tuning import (
+    FineTunedFromFeatures,
+    FineTunedNetwork,
+    PretrainedNetwork,
+    Statistics,
+    final_linear,
+    is_network,
+    load_network,
+)
+from vp.models.networks import NETWORKS, Network, build_network
 from vp.models.probe import FineTunedCLIP, LinearProbe
 
 __all__ = [
     "DEFAULT_TEMPLATE",
+    "NETWORKS",
     "FineTunedCLIP",
+    "FineTunedFromFeatures",
+    "FineTunedNetwork",
     "FrozenCLIP",
     "LinearProbe",
+    "Network",
+    "PretrainedNetwork",
+    "Statistics",
+    "build_network",
     "cosine_logits",
     "fill_template",
+    "final_linear",
+    "is_network",
     "label_probabilities",
     "load_clip",
+    "load_network",
 ]

@@ -6,18 +6,26 @@ open_clip `CLIP` class. Source: report 2.1; Radford et al. 2021.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
+from huggingface_hub import try_to_load_from_cache
 from open_clip import CLIP, SimpleTokenizer
+from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+from open_clip.pretrained import get_pretrained_cfg
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from vp.artifacts import content_hash
-from vp.data.preprocess import Preprocess
-from vp.runtime import NotAvailable, VpError
+from vp.data.preprocess import CLIP_MEAN, CLIP_STD, Preprocess
+from vp.downloads import weights_folder
+from vp.runtime import RANDOM, NotAvailable, VpError, own_random_stream
 
 DEFAULT_TEMPLATE = "This is a photo of a {}"
 
@@ -37,6 +45,7 @@ class FrozenCLIP(nn.Module):
         self.model: Any = model.eval().requires_grad_(False)  # open_clip carries no types
         self.tokenizer = tokenizer
         self.preprocess = preprocess
+        self._text_features: dict[tuple[tuple[str, ...], torch.device], Tensor] = {}
         self.known_tokens = None if known_tokens is None else frozenset(known_tokens)
 
     def train(self, mode: bool = True) -> FrozenCLIP:
@@ -81,8 +90,16 @@ class FrozenCLIP(nn.Module):
         return [word for word in words if not self.known_tokens.issuperset(self.tokenizer.encode(word))]
 
     def class_features(self, class_names: Sequence[str], template: str = DEFAULT_TEMPLATE) -> Tensor:
-        """Unit text features (K, D) of K class names in a template; `_` in a name is read as a space (report 2.1, settings)."""
-        return self.encode_text(fill_template(template, class_names))
+        """Unit text features (K, D) of K class names in a template; `_` in a name is read as a space (report 2.1, settings).
+
+        Computed once for all runs of a process: the weights are frozen.
+        """
+        texts = tuple(fill_template(template, class_names))
+        where = (texts, next(self.model.parameters()).device)
+        if where not in self._text_features:
+            with torch.inference_mode(False):  # what is kept may be part of a training step later
+                self._text_features[where] = self.encode_text(texts)
+        return self._text_features[where]
 
 
 def label_probabilities(clip: FrozenCLIP, pixels: Tensor, template: str, labels: Sequence[str]) -> Tensor:
@@ -111,23 +128,112 @@ def cosine_logits(image_features: Tensor, text_features: Tensor, scale: Tensor |
 
 
 def load_clip(name: str, device: torch.device | str = "cpu") -> FrozenCLIP:
-    """`mini-clip`, or `MODEL/PRETRAINED` of open_clip, e.g. `ViT-B-32-quickgelu/openai`.
+    """`mini-clip`, `MODEL/PRETRAINED` of open_clip, e.g. `ViT-B-32-quickgelu/openai`, or `MODEL/random` to rehearse.
 
-    Raises VpError for an unknown name, NotAvailable when the weights cannot be had on this machine.
+    Raises VpError for an unknown name or the wrong activation function, NotAvailable when the weights are not on this machine.
     """
-    if name == "mini-clip":
-        from vp.models.mini_clip import load_mini_clip
+    if name in ("mini-clip", f"mini-clip/{RANDOM}"):
+        from vp.models.mini_clip import load_mini_clip, random_mini_clip
 
-        return load_mini_clip().to(device)
-    architecture, _, tag = name.partition("/")
-    if (architecture, tag) not in open_clip.list_pretrained():
-        raise VpError(f"no CLIP named {name!r}: give mini-clip or MODEL/PRETRAINED of open_clip, e.g. ViT-B-32-quickgelu/openai")
-    if tag == "openai" and "quickgelu" not in architecture:
-        raise VpError(f"{name!r} was trained with QuickGELU: give {architecture}-quickgelu/openai")
+        return (random_mini_clip() if name == f"mini-clip/{RANDOM}" else load_mini_clip()).to(device)
+    architecture, tag = check_clip_name(name)
+    if tag == RANDOM:
+        with own_random_stream(0), _without_log():
+            model = open_clip.create_model(architecture)
+    else:
+        weights = find_clip_weights(architecture, tag)
+        if weights is None:
+            raise NotAvailable(f"the weights of {name} are not on this machine: run `python -m vp fetch {name}`")
+        try:
+            with _without_log():
+                model = open_clip.create_model(architecture, pretrained=str(weights))
+        except Exception as error:  # damaged files make the readers raise many types
+            raise NotAvailable(
+                f"{weights} is truncated or damaged ({error}): delete it and run `python -m vp fetch {name}`"
+            ) from error
+    tokenizer = open_clip.get_tokenizer(architecture)
+    if not isinstance(tokenizer, SimpleTokenizer):
+        raise VpError(f"{name} reads text by {type(tokenizer).__name__}: give a model with open_clip's own, such as ViT-B-32")
+    return FrozenCLIP(name, model, tokenizer, preprocess_of(model, architecture, tag)).to(device)
+
+
+@contextmanager
+def _without_log() -> Iterator[None]:
+    """open_clip notes on the root logger what its caller has decided: random weights, weights from a file."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
-        model = open_clip.create_model(architecture, pretrained=tag, device="cpu")
-    except Exception as error:  # the hub raises many types when there is no network
-        raise NotAvailable(f"the weights of {name} are not on this machine and could not be downloaded ({error})") from error
+        yield
+    finally:
+        logging.disable(before)
+
+
+def check_clip_name(name: str) -> tuple[str, str]:
+    """Architecture and tag of `MODEL/PRETRAINED`. Raises VpError that suggests the nearest names, or the right activation."""
+    architecture, _, tag = name.partition("/")
+    known = open_clip.list_models()
+    if architecture not in known:
+        near = difflib.get_close_matches(architecture, ["mini-clip", *known], n=3, cutoff=0.5) or [
+            "mini-clip",
+            "ViT-B-32-quickgelu",
+        ]
+        raise VpError(
+            f"no CLIP named {name!r}: did you mean {', '.join(near)}? Give mini-clip or MODEL/PRETRAINED of open_clip, e.g. "
+            "ViT-B-32-quickgelu/openai"
+        )
+    if tag == RANDOM:
+        return architecture, tag
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if tag not in tags:
+        near = difflib.get_close_matches(tag, tags, n=3) or tags[:3]
+        had = f"did you mean {' or '.join(f'{architecture}/{each}' for each in near)}?" if tags else "open_clip has none"
+        raise VpError(f"no weights {tag!r} of {architecture}: {had}")
+    trained_quick = bool(get_pretrained_cfg(architecture, tag).get("quick_gelu"))
+    is_quick = bool((open_clip.get_model_config(architecture) or {}).get("quick_gelu"))
+    if trained_quick != is_quick:
+        right = f"{architecture}-quickgelu" if trained_quick else architecture.removesuffix("-quickgelu")
+        hint = f"give {right}/{tag}" if right in known else "give a model of the same activation"
+        raise VpError(f"{name!r} was trained {'with' if trained_quick else 'without'} QuickGELU: {hint}")
+    return architecture, tag
+
+
+def clip_source(architecture: str, tag: str) -> tuple[str, list[str]]:
+    """Where open_clip's weights come from: a repository of the Hugging Face hub and the names they may have, or a URL and []."""
+    source = get_pretrained_cfg(architecture, tag)
+    if hub := source.get("hf_hub"):
+        repository, _, file = hub.rpartition("/")
+        return repository, [file] if file else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
+    return source["url"], []
+
+
+def find_clip_weights(architecture: str, tag: str) -> Path | None:
+    """The weights that `python -m vp fetch` brought, or that open_clip has brought before; None where there are none."""
+    place, files = clip_source(architecture, tag)
+    if not files:
+        fetched = weights_folder() / place.rpartition("/")[2]
+        return fetched if fetched.is_file() else None
+    for cache in (weights_folder(), None):
+        for file in files:
+            if isinstance(found := try_to_load_from_cache(place, file, cache_dir=cache), str):
+                return Path(found)
+    return None
+
+
+def preprocess_of(model: Any, architecture: str, tag: str) -> Preprocess:
+    """How a model's images are prepared, from open_clip's own records. Raises VpError for a way that is not built here."""
     size = model.visual.image_size
-    side = size[0] if isinstance(size, tuple) else size
-    return FrozenCLIP(name, model, open_clip.get_tokenizer(architecture), Preprocess(side)).to(device)
+    sides = size if isinstance(size, tuple) else (size, size)
+    wanted: dict[str, Any] = {"mean": CLIP_MEAN, "std": CLIP_STD, "interpolation": "bicubic", "resize_mode": "shortest"}
+    wanted |= {key: value for key, value in get_pretrained_cfg(architecture, tag).items() if key in wanted and value}
+    if sides[0] != sides[1] or wanted["resize_mode"] not in ("shortest", "squash"):
+        raise VpError(
+            f"{architecture}/{tag} takes images of {sides} px, resized by {wanted['resize_mode']!r}: give a model of square images "
+            "that resizes by shortest or squash"
+        )
+    return Preprocess(
+        sides[0],
+        tuple(wanted["mean"]),
+        tuple(wanted["std"]),
+        "bicubic" if wanted["interpolation"] == "random" else wanted["interpolation"],
+        wanted["resize_mode"] == "squash",
+    )

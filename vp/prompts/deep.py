@@ -107,6 +107,8 @@ class BatchScrambledDeepPrompt(DeepPrompt):
     under which the report's "back" accuracies fall as n grows.
     """
 
+    mixes_images = True  # what an image gets depends on its place in the batch, so that batches must not be split
+
     def for_batch(self, tokens: Tensor, batch: int) -> Tensor:
         """Values of n > 0 tokens (n, D) to (B, n, D), scrambled over the batch."""
         of_image = torch.arange(batch, device=tokens.device) % len(tokens)
@@ -179,6 +181,10 @@ class LastBlockInputs:
     keys: Tensor
     values: Tensor
     class_token: Tensor
+
+    def __getitem__(self, rows: slice) -> LastBlockInputs:
+        """Those of some of the images."""
+        return LastBlockInputs(self.keys[rows], self.values[rows], self.class_token[rows])
 
 
 def reads_one_token(clip: FrozenCLIP) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from vp.data import Preprocess
 from vp.models.clip import DEFAULT_TEMPLATE, FrozenCLIP, cosine_logits
 
 
@@ -25,6 +26,11 @@ class PromptedCLIP(nn.Module):
         self.clip = clip
         self.prompt = nn.Identity() if prompt is None else prompt
         self.register_buffer("text_features", clip.class_features(class_names, template))
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """From pixels to what the frozen CLIP takes."""
+        return self.clip.preprocess
 
     def forward(self, images: Tensor) -> Tensor:
         """Preprocessed images (B, 3, S, S) to logits (B, K)."""

@@ -1,7 +1,22 @@
 """Tables and figures of the HTML report, and the same content for machines."""
 
 from vp.writeup.content import Sources, build, find_code
+from vp.writeup.cost_figures import Panel, against_time, gradient_memory, gradient_times
 from vp.writeup.figures import learnt_prompt, noise_curve, prediction_bars, to_svg
 from vp.writeup.page import folder_between, render
 
-__all__ = ["Sources", "build", "find_code", "folder_between", "learnt_prompt", "noise_curve", "prediction_bars", "render", "to_svg"]
+__all__ = [
+    "Panel",
+    "Sources",
+    "against_time",
+    "build",
+    "find_code",
+    "folder_between",
+    "gradient_memory",
+    "gradient_times",
+    "learnt_prompt",
+    "noise_curve",
+    "prediction_bars",
+    "render",
+    "to_svg",
+]

@@ -19,7 +19,7 @@ from typing import Any
 from vp.claims import Entry, Judgement, Kind, Link
 from vp.evaluation import seed_spread
 from vp.expectations import Expectation, Published, Verdict
-from vp.experiments import RESIDUAL_NETWORKS, DeepTokens, Run
+from vp.experiments import DeepTokens, Run
 from vp.runtime import VpError
 from vp.writeup.chapters import CAPTIONS, CHAPTERS, TITLES, Section
 
@@ -163,8 +163,7 @@ def _printed(name: str, report: Mapping[str, Expectation]) -> float | None:
 
 def _what(run: Run, runs: Mapping[str, Run]) -> str:
     """What a run evaluates, in words."""
-    residual = run.backbone in RESIDUAL_NETWORKS.values()
-    words = ["fine-tuned residual network" if residual else str(run.prompt or "zero-shot")]
+    words = [f"fine-tuned residual network: {run.head}" if run.head else str(run.prompt or "zero-shot")]
     if run.table == "table_1":
         words.append(run.split)
     if run.weights_from and (trained_on := runs[run.weights_from].dataset) != run.dataset:

@@ -60,7 +60,7 @@ body:not(:has(#pytest-table[open])) :is(.run-count, .filter, .summary__reload, .
 .vp .within-noise::before { content: "\\2248\\00a0"; color: var(--blue); }
 .vp .contradicted::before { content: "\\2717\\00a0"; color: var(--orange); }
 .vp .corrected::before { content: "\\270e\\00a0"; color: var(--pink); }
-.vp .not-run::before { content: "\\25cb\\00a0"; } .vp .argued::before { content: "\\2014\\00a0"; }
+.vp .not-run::before, .vp .rehearsal::before { content: "\\25cb\\00a0"; } .vp .argued::before { content: "\\2014\\00a0"; }
 .vp details { margin: .5rem 0; } .vp summary { cursor: pointer; } .vp details details { margin-left: 1rem; }
 .vp .problem { border-left: 4px solid var(--orange); padding-left: .8rem; }
 @media (max-width: 44rem) {
@@ -81,6 +81,7 @@ MEANING = {
     Verdict.CONTRADICTED: "refuted, or significantly different from what is claimed",
     Verdict.CORRECTED: "not as the report says it, but true in the corrected form given",
     Verdict.NOT_RUN: "not decided in this run, for the reason given",
+    Verdict.REHEARSAL: "run with random weights and generated images: that it runs, not what comes out",
 }
 
 
@@ -110,18 +111,21 @@ def folder_between(page: Path, project: Path) -> Path | None:
 
 def _opening(content: Content) -> str:
     statements, numbers = content["statements"], content["numbers"]
-    total, ran = sum(statements.values()), sum(statements.values()) - statements[Verdict.NOT_RUN]
+    total, rehearsed = sum(statements.values()), statements[Verdict.REHEARSAL]
+    ran = total - statements[Verdict.NOT_RUN] - rehearsed
     rows = [
         f"<tr><td>{_mark(verdict)}<br><span class='quiet'>{MEANING[verdict]}</span></td>"
         f"<td class='number'>{statements[verdict]}</td><td class='number'>{numbers[verdict]}</td></tr>"
         for verdict in Verdict
+        if verdict is not Verdict.REHEARSAL or statements[verdict] + numbers[verdict]
     ]
     problem = f"<p class='problem'>No statement can be judged: {escape(content['problem'])}</p>" if content["problem"] else ""
     return (
         f"<p class='lead'>Of {total} statements that can be tested, {ran} were decided in this run: "
         f"{statements[Verdict.REPRODUCED]} reproduced, {statements[Verdict.WITHIN_NOISE]} within noise, "
         f"{statements[Verdict.CONTRADICTED]} contradicted, {statements[Verdict.CORRECTED]} corrected; "
-        f"{statements[Verdict.NOT_RUN]} not run. {content['argued']} more can only be argued.</p>"
+        f"{statements[Verdict.NOT_RUN]} not run{f', {rehearsed} only rehearsed' if rehearsed else ''}. "
+        f"{content['argued']} more can only be argued.</p>"
         + problem
         + f"<p>{escape(content['about'].get('scale', ''))}</p>"
         + _html_table("Verdicts of this run", ("Verdict", "Statements", "Numbers"), rows)

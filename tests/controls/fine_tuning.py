@@ -1,0 +1,163 @@
+"""Wrong ways of fine-tuning. Each breaks one sentence and must be rejected by the test named."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from vp.evaluation import Batches, FeatureBatches, FlippedAtRandom, ImageBatches
+from vp.models import FineTunedFromFeatures, FineTunedNetwork, PretrainedNetwork
+from vp.training import Fit, Recipe, fit, trained_parameters
+
+Build = Callable[[PretrainedNetwork, int], FineTunedNetwork]
+
+
+# -- networks: the new head, and what stays ----------------------------------------------------------------------------------
+
+
+def bias_as_torch_draws_it(pretrained: PretrainedNetwork, classes: int) -> FineTunedNetwork:
+    """Leaves the bias at its random initial values: test_a_new_head_starts_small."""
+    model = FineTunedNetwork(pretrained, classes)
+    model.head.bias = nn.Linear(model.head.in_features, classes).bias
+    return model
+
+
+def weight_of_variance_for_std(pretrained: PretrainedNetwork, classes: int) -> FineTunedNetwork:
+    """Takes 0.01 for the variance: a standard deviation of 0.1: test_a_new_head_starts_small."""
+    model = FineTunedNetwork(pretrained, classes)
+    nn.init.normal_(model.head.weight, 0, 0.01**0.5)
+    return model
+
+
+def weight_as_torch_draws_it(pretrained: PretrainedNetwork, classes: int) -> FineTunedNetwork:
+    """Uniform initial values: test_a_new_head_starts_small."""
+    model = FineTunedNetwork(pretrained, classes)
+    model.head.reset_parameters()
+    nn.init.zeros_(model.head.bias)
+    return model
+
+
+def head_in_the_given_network(pretrained: PretrainedNetwork, classes: int) -> FineTunedNetwork:
+    """Puts the new head into the network it was given: test_the_network_given_stays_as_it_was."""
+    model = FineTunedNetwork(pretrained, classes)
+    pretrained.network.set_submodule(model.head_name, model.head)
+    return model
+
+
+def network_of_the_given_tensors(pretrained: PretrainedNetwork, classes: int) -> FineTunedNetwork:
+    """Shares its running statistics with the network it was given: test_the_network_given_stays_as_it_was."""
+    model = FineTunedNetwork(pretrained, classes)
+    for name, module in pretrained.network.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            model.network.set_submodule(name, module)
+    return model
+
+
+def backbone_trains(pretrained: PretrainedNetwork, classes: int) -> FineTunedNetwork:
+    """Forgets to freeze the rest: test_only_the_head_trains."""
+    model = FineTunedNetwork(pretrained, classes)
+    return model.requires_grad_(True)
+
+
+def head_is_frozen_too(pretrained: PretrainedNetwork, classes: int) -> FineTunedNetwork:
+    """Freezes after it has made the head, and trains the first layer instead: test_only_the_head_trains."""
+    model = FineTunedNetwork(pretrained, classes).requires_grad_(False)
+    next(model.parameters()).requires_grad_(True)
+    return model
+
+
+class FrozenThatDrifts(FineTunedNetwork):
+    """Frozen in name only: training mode reaches the BatchNorm layers: test_frozen_statistics_stay."""
+
+    def train(self, mode: bool = True) -> FineTunedNetwork:
+        nn.Module.train(self, mode)
+        return self
+
+
+class DriftingThatIsFrozen(FineTunedNetwork):
+    """Never leaves evaluation mode: test_drifting_statistics_move."""
+
+    def train(self, mode: bool = True) -> FineTunedNetwork:
+        nn.Module.train(self, False)
+        return self
+
+
+class FeaturesOfTrainingMode(FineTunedFromFeatures):
+    """Computes features with the statistics of their batch: test_features_and_head_are_the_whole_network."""
+
+    def features(self, images: Tensor) -> Tensor:
+        twin = copy.deepcopy(self)
+        captured: list[Tensor] = []
+        twin.head.register_forward_pre_hook(lambda _, arguments: captured.append(arguments[0]))
+        with torch.no_grad():
+            twin.network.train()(images)
+        return captured[0]
+
+
+# -- flips: test_a_flipped_batch_holds_each_image_or_its_mirror_image, test_flips_have_their_probability -----------------------
+
+
+class WholeBatchesFlipped(FlippedAtRandom):
+    """Flips all images of a batch or none."""
+
+    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        return (self.flipped if torch.rand(()) < self.p else self.batches)[indices]
+
+
+class FlippedOnce(FlippedAtRandom):
+    """Draws once for all epochs which images are flipped."""
+
+    def __init__(self, batches: Batches, flipped: Batches, p: float = 0.5) -> None:
+        super().__init__(batches, flipped, p)
+        self.drawn = torch.rand(len(batches)) < p
+
+    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        one, other = self.batches[indices], self.flipped[indices]
+        return torch.where(self.drawn[indices][:, None, None, None], other[0], one[0]), one[1]
+
+
+class FlippedLast(FlippedAtRandom):
+    """Puts the flipped images of a batch behind the others, but not their labels."""
+
+    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        flip = torch.rand(len(indices)) < self.p
+        order = torch.cat([indices[~flip], indices[flip]])
+        inputs = (
+            torch.cat([self.batches[indices[~flip]][0], self.flipped[indices[flip]][0]]) if flip.any() else self.batches[order][0]
+        )
+        return inputs, self.batches[indices][1]
+
+
+class AlwaysFlipped(FlippedAtRandom):
+    """Shows mirror images only."""
+
+    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        return self.flipped[indices]
+
+
+class UpsideDown(FlippedAtRandom):
+    """Flips up and down for left and right."""
+
+    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        inputs, labels = self.batches[indices]
+        flip = torch.rand(len(indices)) < self.p
+        return torch.where(flip[:, None, None, None], inputs.flip(-2), inputs), labels
+
+
+# -- training ----------------------------------------------------------------------------------------------------------------
+
+
+def keeps_parameters_only(model: nn.Module, train: Batches, validation: Batches, recipe: Recipe) -> Fit:
+    """Forgets the running statistics that training moved: test_the_best_epoch_comes_back_whole."""
+    fitted = fit(model, train, validation, recipe)
+    statistics = {name: value for name, value in fitted.last.items() if name not in trained_parameters(model)}
+    return replace(fitted, best={**fitted.best, **statistics})
+
+
+def features_of_plain_images_only(images: ImageBatches, flipped: ImageBatches, model: FineTunedFromFeatures) -> Batches:
+    """Has one set of features for images and mirror images: test_training_on_features_is_training_on_images."""
+    return FlippedAtRandom(FeatureBatches(images, model), FeatureBatches(images, model), 0.5)

@@ -1,0 +1,80 @@
+"""Pictures from files: any format that Pillow reads, one by one or in one folder per class."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from vp.data.images import ImageSet
+from vp.data.preprocess import centre_crop, resize
+from vp.runtime import VpError
+
+PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+
+
+def read_picture(path: Path) -> Tensor:
+    """Any picture file as uint8 (3, H, W) in RGB: turned upright by its EXIF note; transparency shown on white.
+
+    Raises VpError when the file is not a readable picture.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as picture:  # damaged notes warn, damaged pixels raise
+            upright = ImageOps.exif_transpose(picture)
+            if upright.mode == "F":
+                raise ValueError("its pixels are fractions of no known scale")
+            if upright.mode.startswith("I"):  # 16-bit grey, which PIL's own conversion would clip; or integers of no more than 255
+                grey = np.asarray(upright, dtype=np.float64)
+                upright = Image.fromarray((grey / (256 if grey.max() > 255 else 1)).clip(0, 255).astype(np.uint8))
+            if upright.has_transparency_data:
+                rgba = upright.convert("RGBA")
+                upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+            array = np.array(upright.convert("RGB"))
+    except Exception as error:  # Pillow's readers raise many types on damaged files
+        raise VpError(f"cannot read {path} as a picture ({error}): replace or remove the file") from error
+    return torch.from_numpy(array).permute(2, 0, 1)
+
+
+def list_pictures(folder: Path) -> list[Path]:
+    """Picture files anywhere below `folder`, sorted. Raises VpError when there is no such folder or no picture in it."""
+    if not folder.is_dir():
+        raise VpError(f"{folder} is not a folder: give a folder of pictures ({', '.join(sorted(PICTURES))})")
+    try:
+        found = sorted(
+            path for path in folder.rglob("*") if path.suffix.lower() in PICTURES and path.name[0] != "." and path.is_file()
+        )
+    except OSError as error:
+        raise VpError(f"cannot read {folder} ({error.strerror}): check its permissions") from error
+    if not found:
+        raise VpError(f"no pictures in {folder}: expected files ending in {', '.join(sorted(PICTURES))}")
+    return found
+
+
+def square(picture: Tensor, size: int) -> Tensor:
+    """(3, H, W) to (3, size, size): shorter side resized bicubically, centre cropped, as CLIP does."""
+    return centre_crop(resize(picture[None], size), size)[0]
+
+
+def load_class_folders(root: Path, name: str, split: str, size: int | None = None) -> ImageSet:
+    """One folder per class below `root`; the folder's name, with `_` as space, is the class name.
+
+    Pictures of one size are kept as they are; otherwise give `size` to bring each to a square of that many pixels.
+    """
+    folders = sorted(path for path in root.glob("*/") if not path.name.startswith("."))
+    if not folders:
+        raise VpError(f"no class folders in {root}: expected one folder of pictures per class")
+    pictures, labels = [], []
+    for label, folder in enumerate(folders):
+        for path in list_pictures(folder):
+            picture = read_picture(path)
+            pictures.append(picture if size is None else square(picture, size))
+            labels.append(label)
+    shapes = {tuple(picture.shape[1:]) for picture in pictures}
+    if len(shapes) > 1 and size is None:
+        raise VpError(f"pictures in {root} have {len(shapes)} sizes, e.g. {sorted(shapes)[:2]}: bring them to one size first")
+    class_names = tuple(folder.name.replace("_", " ") for folder in folders)
+    return ImageSet(name, split, torch.stack(pictures), torch.tensor(labels), class_names)

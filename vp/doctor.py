@@ -1,0 +1,107 @@
+"""What is here, which scale can run, how long it will take, and the next command to type."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from vp.bench import TABLES, Speed, duration, kind_of_training, matrix_rate, measure, project, works
+from vp.data import data_root
+from vp.data.cifar import load_cifar
+from vp.downloads import offline_because
+from vp.experiments import SCALES, DeepTokens, runs
+from vp.fetch import needed, piece
+from vp.runtime import NotAvailable, home, pick_device, precision
+from vp.store import store_folder
+
+ASSUMED_SHARE = 0.35  # of the matrix rate, where full scale is not measured: `python -m vp bench` measures it
+# 1e9 operations an image of ViT-B/32 (196 for a head on ResNet-18): what `python -m vp bench --json` counts
+GFLOP = {"visual prompt": 17.5, "evaluation, ViT-B-32-quickgelu": 8.8, "evaluation, resnet18": 3.6}
+LEAST_GIB = 4.0  # of a GPU: what training the padding prompt of ViT-B/32 takes in batches of 128
+
+
+def examine(device_name: str, say: Callable[[str], None]) -> None:
+    """Say line by line what this machine has and can do, and what to type next."""
+    device = pick_device(device_name)
+    say(f"device: {_device(device)}")
+    say(f"folder: {home()} ({_folder(home())})")
+    missing = _missing(say)
+    stored = len(list(store_folder().glob("*.safetensors"))) if store_folder().is_dir() else 0
+    say(f"results in the store: {stored}")
+    mini = sum(_project_mini(torch.device("cpu")).values())
+    say(f"mini scale: can run here, about {duration(mini)} of training and evaluation in one process, without any download")
+    full = sum(seconds for table, seconds in project("full", _assumed(device)).items() if table in TABLES)
+    estimate = f"about {duration(full)} in one process, at {ASSUMED_SHARE:.0%} of this device's matrix rate"
+    if missing:
+        say(f"full scale: cannot run yet, {', '.join(missing)} missing; then {estimate}")
+    else:
+        say(f"full scale: can run here, {estimate}")
+    say(f"next: {_next(missing, device)}")
+
+
+def _device(device: torch.device) -> str:
+    if device.type != "cuda":
+        cores = f"{torch.get_num_threads()} threads" if device.type == "cpu" else "float32"
+        return f"{device.type} ({cores}); no CUDA device is used"
+    properties = torch.cuda.get_device_properties(device)
+    gib = properties.total_memory / 2**30
+    small = f"; too small for full scale, which takes {LEAST_GIB:.0f} GiB" if gib < LEAST_GIB else ""
+    dtype = str(precision(device)).removeprefix("torch.")
+    return f"{torch.cuda.device_count()} x {properties.name}, {gib:.0f} GiB, {dtype}{small}"
+
+
+def _folder(folder: Path) -> str:
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    writable = "writable" if os.access(existing, os.W_OK) else "NOT writable: set VP_HOME to a folder you can write"
+    return f"{writable}, {shutil.disk_usage(existing).free / 2**30:.0f} GiB free"
+
+
+def _missing(say: Callable[[str], None]) -> list[str]:
+    """The pieces of full scale that are not here; each is said with where it comes from, or why it is not taken."""
+    missing = []
+    for name in needed():
+        if name in SCALES["full"].datasets.values():
+            try:
+                say(f"data: {load_cifar(name, 'test', data_root()).source}")
+                continue
+            except NotAvailable as error:
+                say(f"data: {error}")
+        elif piece(name).is_here():
+            say(f"weights: {name}, here")
+            continue
+        else:
+            say(f"weights: {name}, not here")
+        missing.append(name)
+    return missing
+
+
+def _project_mini(device: torch.device) -> dict[str, float]:
+    speeds: dict[str, Speed] = {work.name: measure(work, device, images=128, batch=64, repeats=1) for work in works("mini")}
+    return project("mini", lambda kind: 1 / speeds[kind].images_per_s)
+
+
+def _assumed(device: torch.device) -> Callable[[str], float]:
+    """Seconds an image of each kind of full-scale work, from the matrix rate measured now."""
+    rate = ASSUMED_SHARE * matrix_rate(device)
+    blocks = {kind_of_training(run): run.prompt.block for run in runs("full").values() if isinstance(run.prompt, DeepTokens)}
+
+    def seconds(kind: str) -> float:
+        if kind in blocks:  # forward and backward through the blocks from k on
+            return GFLOP["visual prompt"] * 1e9 * max(12 - blocks[kind], 0.4) / 12 / rate
+        return GFLOP.get(kind, 3 * GFLOP["evaluation, resnet18"]) * 1e9 / rate
+
+    return seconds
+
+
+def _next(missing: list[str], device: torch.device) -> str:
+    if missing and (variable := offline_because()):
+        return f"unset {variable} and `python -m vp fetch`, or copy a folder that has it; `pytest --scale mini` runs without"
+    if missing:
+        return "`python -m vp fetch` for full scale; `pytest --scale mini --html=report.html` runs now"
+    if device.type == "cuda":
+        return "`pytest -m gpu -n 4 --html=report.html --self-contained-html`"
+    return "`pytest -m gpu --device cpu --limit 1000 -k zero_shot` for real CLIP on 1,000 real images"

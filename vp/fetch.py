@@ -1,0 +1,116 @@
+"""What full scale needs from the network: is it here, and how to bring it here, all below VP_HOME."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+from vp.data.cifar import READERS, load_cifar, unpack
+from vp.downloads import DownloadFailed, download, matches, offline_because, weights_folder
+from vp.experiments import SCALES
+from vp.models.clip import check_clip_name, clip_source, find_clip_weights
+from vp.models.fine_tuning import is_network, network_source, network_weights
+from vp.runtime import NotAvailable, VpError, home
+
+SIZES_MIB = {"cifar10": 340, "cifar100": 340, "ViT-B-32-quickgelu/openai": 580, "resnet18/IMAGENET1K_V1": 45}  # for people
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One dataset or set of weights, by the name that runs call it by."""
+
+    name: str
+    is_here: Callable[[], bool]
+    bring: Callable[[], None]
+
+
+def needed() -> list[str]:
+    """The names of all that the full-scale runs need."""
+    scale = SCALES["full"]
+    return [*scale.datasets.values(), scale.backbone, scale.network]
+
+
+def piece(name: str) -> Piece:
+    """A dataset (`cifar10`, `cifar100`) or weights (`MODEL/PRETRAINED`). Raises VpError with the nearest names for others."""
+    if name in READERS:
+        return Piece(name, lambda: _cifar_is_here(name, home() / "data"), lambda: _bring_cifar(name, home() / "data"))
+    if is_network(name):
+        architecture, _, tag = name.partition("/")
+        url = network_source(architecture, tag)
+        path, checksum = network_weights(url)
+        return Piece(name, lambda: matches(path, checksum), lambda: download(url, path, checksum))
+    architecture, tag = check_clip_name(name)
+    return Piece(name, lambda: _is_whole(find_clip_weights(architecture, tag)), lambda: _bring_clip(architecture, tag))
+
+
+def fetch(names: Sequence[str], say: Callable[[str], None]) -> None:
+    """Bring what is not here yet. Raises VpError when it cannot be had, with what is here kept."""
+    pieces = [piece(name) for name in names]
+    missing = [some for some in pieces if not some.is_here()]
+    if missing and (variable := offline_because()):
+        listed = ", ".join(some.name for some in missing)
+        raise VpError(f"{variable} forbids downloads, and {listed} is missing: unset it, or copy {home()} from another machine")
+    for some in pieces:
+        if some not in missing:
+            say(f"{some.name}: here already")
+            continue
+        about = f", about {SIZES_MIB[some.name]} MiB" if some.name in SIZES_MIB else ""
+        say(f"{some.name}: fetching{about}")
+        some.bring()
+        if not some.is_here():
+            raise VpError(f"{some.name} was fetched but cannot be found below {home()}: delete what is there of it and start again")
+
+
+def _cifar_is_here(name: str, root: Path) -> bool:
+    try:
+        return all(load_cifar(name, split, root) for split in ("train", "test"))
+    except NotAvailable:
+        return False
+
+
+def _bring_cifar(name: str, root: Path) -> None:
+    reader = READERS[name]
+    archive = root / reader.filename
+    download(reader.url, archive, f"md5:{reader.tgz_md5}")
+    unpack(archive)
+
+
+def _is_whole(path: Path | None) -> bool:
+    """Is the file there, and of its checksum where its name says one? The hub's cache calls a large file by its SHA-256."""
+    if path is None or not path.is_file():
+        return False
+    digest = path.resolve().name
+    return len(digest) != 64 or matches(path, f"sha256:{digest}")
+
+
+def _bring_clip(architecture: str, tag: str) -> None:
+    """From the hub, by its own library, which shows progress and goes on where it stopped; or from a plain address."""
+    place, files = clip_source(architecture, tag)
+    folder = weights_folder()
+    if not files:
+        digits = place.split("/")[-2] if "openaipublic" in place else Path(place).stem.rpartition("-")[2]
+        download(place, folder / Path(place).name, f"sha256:{digits}")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    if (damaged := find_clip_weights(architecture, tag)) and not _is_whole(damaged):
+        damaged.resolve().unlink()
+    for file in files:
+        try:
+            found = Path(hf_hub_download(place, file, cache_dir=folder, token=False))
+        except LocalEntryNotFoundError as error:
+            raise DownloadFailed(
+                f"no network to the Hugging Face hub ({type(error.__cause__ or error).__name__}): start again to go on, or copy "
+                f"{home()} from a machine that has fetched it"
+            ) from error
+        except EntryNotFoundError:
+            continue
+        except OSError as error:
+            raise DownloadFailed(f"{place} could not be fetched from the hub ({error}): start again to go on") from error
+        if not _is_whole(found):
+            raise DownloadFailed(f"{file} of {place} arrived with another checksum: start again")
+        return
+    raise DownloadFailed(f"{place} on the Hugging Face hub has none of {', '.join(files)}: give other weights")

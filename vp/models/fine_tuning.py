@@ -1,0 +1,183 @@
+"""A pre-trained network with a new head: transfer learning by fine-tuning (report 1.2).
+
+`FineTunedNetwork` is the definition: the network's own forward with its last linear layer replaced. `FineTunedFromFeatures`
+computes the same from features, the head's inputs, which training cannot change while the statistics are frozen.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from vp.artifacts import content_hash
+from vp.data.preprocess import CIFAR100_MEAN, CIFAR100_STD, Preprocess
+from vp.downloads import matches, weights_folder
+from vp.models.mini_resnet import PREPROCESS, load_mini_resnet, new_mini_resnet
+from vp.runtime import RANDOM, NotAvailable, VpError, own_random_stream
+
+Statistics = Literal["drifting", "frozen"]
+
+
+@dataclass(frozen=True)
+class PretrainedNetwork:
+    """A network with its pre-trained weights, and how its images are preprocessed."""
+
+    name: str
+    network: nn.Module
+    preprocess: Preprocess
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all weights, running statistics and the preprocessing."""
+        return content_hash(self.network.state_dict(), note=f"{self.name} {self.preprocess}")
+
+
+def is_network(name: str) -> bool:
+    """Does `name` call a network for fine-tuning, rather than a CLIP?"""
+    return name.partition("/")[0] in ("mini-resnet", *torchvision.models.list_models())
+
+
+def load_network(name: str) -> PretrainedNetwork:
+    """`mini-resnet`, or `NETWORK/WEIGHTS` of torchvision, e.g. `resnet18/IMAGENET1K_V1`, or `NETWORK/random` to rehearse.
+
+    In evaluation mode, on the CPU. Images are resized bilinearly (to 40 or 224 px) and normalised with the mean and standard
+    deviation of CIFAR-100, as the report does. Raises VpError for an unknown name, NotAvailable when the weights are not on this
+    machine.
+    """
+    if name in ("mini-resnet", f"mini-resnet/{RANDOM}"):
+        network: nn.Module = load_mini_resnet() if name == "mini-resnet" else new_mini_resnet().eval()
+        return PretrainedNetwork(name, network, PREPROCESS)
+    architecture, _, tag = name.partition("/")
+    known = torchvision.models.list_models()
+    if architecture not in known:
+        near = difflib.get_close_matches(architecture, ["mini-resnet", *known], n=3) or ["mini-resnet", "resnet18"]
+        raise VpError(f"no network {architecture!r}: did you mean {', '.join(near)}? Any of torchvision's serves, by name")
+    if tag == RANDOM:
+        with own_random_stream(0):
+            network = torchvision.models.get_model(architecture)
+    else:
+        network = torchvision.models.get_model(architecture)
+        network.load_state_dict(_read_weights(name, network_source(architecture, tag)))
+    return PretrainedNetwork(name, network.eval(), Preprocess(224, CIFAR100_MEAN, CIFAR100_STD, "bilinear"))
+
+
+def network_source(architecture: str, tag: str) -> str:
+    """The address of torchvision's weights; the first digits of their SHA-256 are in the file's name. Raises VpError for others."""
+    weights = torchvision.models.get_model_weights(architecture).__members__
+    if tag not in weights:
+        raise VpError(f"no weights {tag!r} of {architecture}: give {' or '.join(f'{architecture}/{each}' for each in weights)}")
+    return str(weights[tag].url)
+
+
+def network_weights(url: str) -> tuple[Path, str]:
+    """The file in which weights of that address are kept, and its checksum."""
+    file = url.rpartition("/")[2]
+    return weights_folder() / file, f"sha256:{file.rpartition('-')[2].partition('.')[0]}"
+
+
+def _read_weights(name: str, url: str) -> dict[str, Tensor]:
+    fetched, checksum = network_weights(url)
+    candidates = [fetched, Path(torch.hub.get_dir()) / "checkpoints" / fetched.name]
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None:
+        raise NotAvailable(f"the weights of {name} are not on this machine: run `python -m vp fetch {name}`")
+    if not matches(path, checksum):
+        raise NotAvailable(f"{path} is truncated or altered, its checksum is wrong: delete it and run `python -m vp fetch {name}`")
+    weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return weights
+
+
+def final_linear(network: nn.Module) -> str:
+    """The name of the linear layer that a network ends in, e.g. `fc`. Raises VpError when it ends in anything else."""
+    name: str
+    last: nn.Module
+    *_, (name, last) = network.named_modules()  # in the order of their definition, a parent before its children
+    if not name or not isinstance(last, nn.Linear):
+        raise VpError(
+            f"{type(network).__name__} ends in {type(last).__name__}, not in a linear layer inside it: give a network with a "
+            "classification head, such as resnet18"
+        )
+    return name
+
+
+class FineTunedNetwork(nn.Module):
+    """A copy of a pre-trained network with a new last linear layer, for K classes: weight N(0, 0.01^2), bias 0.
+
+    The new head trains, (D + 1) K parameters (51,300 for ResNet-18 and 100 classes); so do the submodules named in `stages`,
+    such as `layer4`; everything else stays bit-equal, but for BatchNorm's running statistics where these are `drifting`.
+    statistics: `drifting` is `model.train()`, as in the report: while training, BatchNorm layers normalise by their batch and
+    move their running mean and variance, frozen weights or not. `frozen` keeps the whole network in evaluation mode.
+
+    Raises VpError for a network that does not end in a linear layer, or that has no such stage; ValueError for fewer than two
+    classes or unknown statistics.
+    """
+
+    def __init__(
+        self, pretrained: PretrainedNetwork, classes: int, *, stages: tuple[str, ...] = (), statistics: Statistics = "drifting"
+    ) -> None:
+        super().__init__()
+        if classes < 2:
+            raise ValueError(f"a head for {classes} class(es): give at least 2 to tell apart")
+        if statistics not in get_args(Statistics):
+            raise ValueError(f"no statistics {statistics!r}: give {' or '.join(get_args(Statistics))}")
+        self.preprocess, self.statistics = pretrained.preprocess, statistics
+        self.network = copy.deepcopy(pretrained.network).requires_grad_(False)
+        self.head_name = final_linear(self.network)
+        old = self.network.get_submodule(self.head_name)
+        assert isinstance(old, nn.Linear)
+        head = nn.Linear(old.in_features, classes, device=old.weight.device, dtype=old.weight.dtype)
+        nn.init.normal_(head.weight, 0.0, 0.01)
+        nn.init.zeros_(head.bias)
+        self.network.set_submodule(self.head_name, head)
+        for stage in stages:
+            if stage not in dict(self.network.named_children()):
+                given = ", ".join(name for name, _ in self.network.named_children())
+                raise VpError(f"{pretrained.name} has no stage {stage!r}: give one of {given}")
+            self.network.get_submodule(stage).requires_grad_(True)
+
+    @property
+    def head(self) -> nn.Module:
+        """The new last layer."""
+        return self.network.get_submodule(self.head_name)
+
+    def train(self, mode: bool = True) -> FineTunedNetwork:
+        """Training mode reaches the network only where its statistics drift."""
+        super().train(mode)
+        if self.statistics == "frozen":
+            self.network.eval()
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Preprocessed images (B, 3, S, S) to logits (B, K)."""
+        logits: Tensor = self.network(images)
+        return logits
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the head is given: preprocessed images (B, 3, S, S) to features (B, D), in evaluation mode, without gradients."""
+        captured: list[Tensor] = []
+        handle = self.head.register_forward_pre_hook(lambda _, arguments: captured.append(arguments[0]))
+        try:
+            with torch.no_grad():
+                self.network.eval()(images)
+        finally:
+            handle.remove()
+        return captured[0]
+
+
+class FineTunedFromFeatures(FineTunedNetwork):
+    """The same logits as a FineTunedNetwork of frozen statistics whose head alone trains, from `features(images)`."""
+
+    def __init__(self, pretrained: PretrainedNetwork, classes: int) -> None:
+        super().__init__(pretrained, classes, statistics="frozen")
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, D) to logits (B, K)."""
+        logits: Tensor = self.head(features)
+        return logits
