@@ -254,12 +254,13 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if marker and marker.args and report.outcome != "passed" and not any(entry["kind"] == "cell" for entry in entries):
         entries.append({"kind": "not run", "runs": [*marker.args], "reason": _why(report)})
     for claim in claims_of(item) if ended else ():
+        rehearsed = report.outcome == "passed" and marker and item.config.getoption("--rehearse")
         entries.append(
             {
                 "kind": "test",
                 "claim": claim,
                 "test": item.nodeid,
-                "outcome": report.outcome,
+                "outcome": "rehearsed" if rehearsed else report.outcome,
                 "refuted": call.when == "call" and call.excinfo is not None and _refutes(call.excinfo.value),
                 "reason": _why(report),
                 "cases": item.config.stash[CASES].get(claim, []),

@@ -328,6 +328,8 @@ def _by_outcome(entry: Entry) -> _Finding:
     """A test that recorded nothing: it proves its claim by passing and refutes it by failing; an accident does neither."""
     if entry["outcome"] == "passed":
         return _Finding(Verdict.REPRODUCED, test_passed=True)
+    if entry["outcome"] == "rehearsed":
+        return _Finding(Verdict.REHEARSAL)
     if entry["outcome"] == "failed" and entry["refuted"]:
         return _Finding(Verdict.CONTRADICTED, f"refuted: {entry['reason']}")
     words = f"the test broke off: {entry['reason']}" if entry["outcome"] == "failed" else entry["reason"]

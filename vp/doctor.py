@@ -80,7 +80,7 @@ def _missing(say: Callable[[str], None]) -> list[str]:
 
 
 def _project_mini(device: torch.device) -> dict[str, float]:
-    speeds: dict[str, Speed] = {work.name: measure(work, device, images=128, batch=64, repeats=1) for work in works("mini")}
+    speeds: dict[str, Speed] = {work.name: measure(work, device, images=32, batch=32, repeats=1) for work in works("mini")}
     return project("mini", lambda kind: 1 / speeds[kind].images_per_s)
 
 
@@ -92,7 +92,7 @@ def _assumed(device: torch.device) -> Callable[[str], float]:
     def seconds(kind: str) -> float:
         if kind in blocks:  # forward and backward through the blocks from k on
             return GFLOP["visual prompt"] * 1e9 * max(12 - blocks[kind], 0.4) / 12 / rate
-        return GFLOP.get(kind, 3 * GFLOP["evaluation, resnet18"]) * 1e9 / rate
+        return GFLOP.get(kind.replace(" under noise", ""), 3 * GFLOP["evaluation, resnet18"]) * 1e9 / rate
 
     return seconds
 

@@ -77,7 +77,7 @@ body:not(:has(#pytest-table[open])) :is(.run-count, .filter, .summary__reload, .
 
 MEANING = {
     Verdict.REPRODUCED: "proved, or within the stated tolerance, or significantly so",
-    Verdict.WITHIN_NOISE: "the test images are too few to tell",
+    Verdict.WITHIN_NOISE: "too few images, networks or repeats to tell",
     Verdict.CONTRADICTED: "refuted, or significantly different from what is claimed",
     Verdict.CORRECTED: "not as the report says it, but true in the corrected form given",
     Verdict.NOT_RUN: "not decided in this run, for the reason given",
