@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -14,11 +15,13 @@ from unittest import mock
 
 import pytest
 import torch
+from torch import nn
 
 from tests.controls import artifacts as controls
 from tests.test_artifacts import equal, largest_file
 from vp import experiments, performing, store
 from vp.data import GaussianNoise
+from vp.evaluation import NetworkCost, network_cost
 from vp.experiments import NewHead, Result, Run, VisualPrompt
 from vp.runtime import VpError
 from vp.store import CorruptResultWarning, obtain
@@ -532,3 +535,27 @@ def test_every_module_counts_for_the_code_version(tmp_path: Path, monkeypatch: p
     both, one = version(("first_for_a_test", "second_for_a_test")), version(("first_for_a_test",))
     (tmp_path / "second_for_a_test.py").write_text("name = 'changed'\n")
     assert len({both, one, version(("first_for_a_test", "second_for_a_test"))}) == 3
+
+
+# -- costs -----------------------------------------------------------------------------------------------------------------
+
+SETTINGS = {"image_px": 32, "time_batch": 1, "repeats": 1}
+
+
+def test_a_measured_cost_is_read_back_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a network costs is measured once for a device and settings; measured again when asked for newer or other settings."""
+    measured = []
+
+    def cost_of(network: nn.Module, image_px: int, **settings: Any) -> NetworkCost:
+        measured.append(settings["time_batch"])
+        return network_cost(network, image_px, **settings)
+
+    monkeypatch.setattr(store, "network_cost", cost_of)
+    cpu = torch.device("cpu")
+    first = store.obtain_cost("mobilenet_v3_small", cpu, **SETTINGS)
+    assert store.obtain_cost("mobilenet_v3_small", cpu, **SETTINGS) == first
+    assert first.provenance["torch"] == torch.__version__.partition("+")[0]
+    assert measured == [1]
+    store.obtain_cost("mobilenet_v3_small", cpu, **SETTINGS | {"time_batch": 2})
+    store.obtain_cost("mobilenet_v3_small", cpu, newer_than=time.time() + 60, **SETTINGS)
+    assert measured == [1, 2, 1]

@@ -7,22 +7,30 @@ and computed again, never used.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import platform
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from filelock import FileLock, Timeout
 
 from vp import artifacts
+from vp.evaluation import NetworkCost, Timing, network_cost
 from vp.experiments import Result, Run, source_of
-from vp.performing import perform, run_key
-from vp.runtime import VpError, home
+from vp.models import build_network
+from vp.performing import code_version, perform, run_key
+from vp.runtime import VpError, home, provenance
+
+T = TypeVar("T")
 
 
 class CorruptResultWarning(UserWarning):
@@ -78,7 +86,7 @@ def obtain(
                 f"{wait_s:g} s: let it finish or end it, then start again"
             ) from error
     try:
-        if (stored := _stored(path, key, newer_than)) is not None:
+        if (stored := _stored(path, lambda: load_result(path, key), newer_than)) is not None:
             return stored
         _check_writable(path.parent)
         trained = None
@@ -91,11 +99,34 @@ def obtain(
         lock.release()
 
 
-def _stored(path: Path, key: str, newer_than: float | None) -> Result | None:
+def obtain_cost(name: str, device: torch.device, *, newer_than: float | None = None, **settings: Any) -> NetworkCost:
+    """What one of the seven networks costs on this machine: from the store, otherwise measured and stored (report 1.1).
+
+    `settings` are those of `network_cost`, image_px included. Have the device alone (vp.sharing): then no two measure at once.
+    Machine, device, threads, versions and the code that measures are part of what a stored cost is addressed by.
+    """
+    where = {key: value for key, value in provenance(device).items() if key != "commit"}
+    code = code_version(("vp.evaluation.cost", "vp.models.networks"))
+    parts = [name, settings, where, platform.node(), code]
+    path = store_folder() / f"cost-{name}-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]}.safetensors"
+    if (stored := _stored(path, lambda: _load_cost(path), newer_than)) is not None:
+        return stored
+    cost = network_cost(build_network(name, settings["image_px"], device), **settings)
+    artifacts.save(path, {}, asdict(cost))
+    return cost
+
+
+def _load_cost(path: Path) -> NetworkCost:
+    _, note = artifacts.load(path)
+    timings = {key: Timing(note[key]["batch"], tuple(note[key]["seconds"])) for key in ("without", "with_gradients")}
+    return NetworkCost(**{**note, **timings})
+
+
+def _stored(path: Path, read: Callable[[], T], newer_than: float | None) -> T | None:
     try:
         if newer_than is not None and path.stat().st_mtime < newer_than:
             return None
-        return load_result(path, key)
+        return read()
     except FileNotFoundError:
         return None
     except artifacts.CorruptArtifact as error:

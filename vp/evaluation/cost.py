@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Protocol, TypeVar
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vp.runtime import NotAvailable, VpError
+from vp.runtime import NotAvailable, VpError, provenance
 
 MIB = 2**20
 T = TypeVar("T")
@@ -228,6 +228,7 @@ class NetworkCost:
     asked_memory_batch: int
     peak_mib_without: float | None  # None: the device does not count it
     peak_mib_with: float | None
+    provenance: dict[str, str] = field(default_factory=dict)
 
     @property
     def ratios(self) -> list[float]:
@@ -273,6 +274,7 @@ def network_cost(
         asked_memory_batch=memory_batch,
         peak_mib_without=peaks[0],
         peak_mib_with=peaks[1],
+        provenance=provenance(device),
     )
 
 
