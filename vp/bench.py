@@ -61,8 +61,8 @@ def kind_of_training(run: Run) -> str | None:
 
 
 def kind_of_evaluation(run: Run) -> str:
-    """What decides how fast images pass through the whole network."""
-    return f"evaluation, {run.backbone.partition('/')[0]}"
+    """What decides how fast images pass through the whole network; noise is drawn image by image, on the CPU."""
+    return f"evaluation{' under noise' if run.noise else ''}, {run.backbone.partition('/')[0]}"
 
 
 def works(scale: ScaleName) -> list[Work]:
@@ -101,7 +101,7 @@ def measure(work: Work, device: torch.device, images: int, batch: int, repeats: 
         def go() -> object:
             return fit(model, batches, few, recipe, progress=False)
     else:
-        batches = evaluation_batches(model, shown, device)
+        batches = evaluation_batches(model, shown, device, run.noise)
 
         def go() -> object:
             return per_image_correctness(model, batches, batch)

@@ -92,7 +92,7 @@ def _assumed(device: torch.device) -> Callable[[str], float]:
     def seconds(kind: str) -> float:
         if kind in blocks:  # forward and backward through the blocks from k on
             return GFLOP["visual prompt"] * 1e9 * max(12 - blocks[kind], 0.4) / 12 / rate
-        return GFLOP.get(kind, 3 * GFLOP["evaluation, resnet18"]) * 1e9 / rate
+        return GFLOP.get(kind.replace(" under noise", ""), 3 * GFLOP["evaluation, resnet18"]) * 1e9 / rate
 
     return seconds
 
