@@ -48,7 +48,7 @@ from vp.evaluation.batches import ComputedBatches, cache_bytes
 from vp.expectations import Expectation, load_expectations
 from vp.experiments import SCALES, find_run, runs, source_of, vary
 from vp.fetch import fetch, needed, piece
-from vp.models import FrozenCLIP, load_clip, load_network
+from vp.models import FrozenCLIP, cosine_logits, load_clip, load_network
 from vp.models.clip import check_clip_name, preprocess_of
 from vp.models.mini_clip import mini_tokenizer, new_mini_clip
 from vp.performing import images_of
@@ -216,6 +216,17 @@ def test_a_gpu_without_bfloat16_computes_in_float16(monkeypatch: pytest.MonkeyPa
         assert precision(torch.device("cuda")) == expected
     with mixed_precision(CPU):
         assert not torch.is_autocast_enabled("cpu")
+
+
+def test_logits_keep_their_precision() -> None:
+    """Logits are float32 in a region of mixed precision: at a scale of 100 half a precision would make ties of classes."""
+    images, texts = (torch.nn.functional.normalize(tensor(seed, 20, 64), dim=-1) for seed in (0, 1))
+    expected = 100 * images @ texts.T
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, wrong = cosine_logits(images, texts, 100.0), controls.logits_in_mixed_precision(images, texts, 100.0)
+    torch.testing.assert_close(ours, expected)
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(wrong.float(), expected, atol=0.01, rtol=0)
 
 
 @pytest.fixture(scope="module")

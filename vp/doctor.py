@@ -80,7 +80,7 @@ def _missing(say: Callable[[str], None]) -> list[str]:
 
 
 def _project_mini(device: torch.device) -> dict[str, float]:
-    speeds: dict[str, Speed] = {work.name: measure(work, device, images=128, batch=64, repeats=1) for work in works("mini")}
+    speeds: dict[str, Speed] = {work.name: measure(work, device, images=32, batch=32, repeats=1) for work in works("mini")}
     return project("mini", lambda kind: 1 / speeds[kind].images_per_s)
 
 

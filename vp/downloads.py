@@ -52,6 +52,23 @@ def check_space(folder: Path, size: int, what: str) -> None:
         )
 
 
+def check_network(url: str) -> None:
+    """Raises DownloadFailed at once where no server answers there, for libraries that would try again and again."""
+    try:
+        urlopen(Request(url, method="HEAD"), timeout=20).close()
+    except HTTPError as error:
+        error.close()  # it answers
+    except OSError as error:
+        raise _no_network(url, error) from error
+
+
+def _no_network(url: str, error: Exception) -> DownloadFailed:
+    reason = getattr(error, "reason", None) or error
+    return DownloadFailed(
+        f"no network to {url} ({reason}): start again to go on, or copy {home()} from a machine that has fetched it"
+    )
+
+
 def download(url: str, path: Path, checksum: str, *, progress: bool = True) -> None:
     """Bring `url` to `path`: complete and of that checksum, or not at all.
 
@@ -76,10 +93,7 @@ def download(url: str, path: Path, checksum: str, *, progress: bool = True) -> N
         error.close()
         raise DownloadFailed(f"{url} answers {error.code} {error.reason}: try again later") from error
     except (URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
-        raise DownloadFailed(
-            f"no network to {url} ({reason}): start again to go on, or copy {home()} from a machine that has fetched it"
-        ) from error
+        raise _no_network(url, error) from error
     except OSError as error:
         raise DownloadFailed(
             f"cannot write {part} ({error.strerror or error}): free space or set VP_HOME to a folder you can write"

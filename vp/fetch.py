@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download
+from huggingface_hub.constants import ENDPOINT
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from vp.data.cifar import READERS, load_cifar, unpack
-from vp.downloads import DownloadFailed, download, matches, offline_because, weights_folder
+from vp.downloads import DownloadFailed, check_network, download, matches, offline_because, weights_folder
 from vp.experiments import SCALES
 from vp.models.clip import check_clip_name, clip_source, find_clip_weights
 from vp.models.fine_tuning import is_network, network_source, network_weights
@@ -98,6 +99,7 @@ def _bring_clip(architecture: str, tag: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if (damaged := find_clip_weights(architecture, tag)) and not _is_whole(damaged):
         damaged.resolve().unlink()
+    check_network(ENDPOINT)
     for file in files:
         try:
             found = Path(hf_hub_download(place, file, cache_dir=folder, token=False))

@@ -92,6 +92,11 @@ def drops_the_rest(model: nn.Module, inputs: Tensor, labels: Tensor, at_once: in
     return loss.item()
 
 
+def logits_in_mixed_precision(image_features: Tensor, text_features: Tensor, scale: float) -> Tensor:
+    """As autocast has them: test_logits_keep_their_precision."""
+    return scale * image_features @ text_features.T
+
+
 # -- some of the images: test_a_sample_is_the_same_at_every_call_and_of_all_classes -----------------------------------------
 
 

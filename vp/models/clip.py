@@ -123,8 +123,12 @@ def fill_template(template: str, labels: Sequence[str]) -> list[str]:
 
 
 def cosine_logits(image_features: Tensor, text_features: Tensor, scale: Tensor | float) -> Tensor:
-    """logits[b, k] = scale * <image_features[b], text_features[k]>, (B, K). Both inputs are unit vectors, (B, D) and (K, D)."""
-    return scale * image_features @ text_features.T
+    """logits[b, k] = scale * <image_features[b], text_features[k]>, (B, K). Both inputs are unit vectors, (B, D) and (K, D).
+
+    In float32 also where the network computes in less: at a scale of 100, a bfloat16 could not tell logits 0.1 apart.
+    """
+    with torch.autocast(image_features.device.type, enabled=False):
+        return scale * image_features.float() @ text_features.float().T
 
 
 def load_clip(name: str, device: torch.device | str = "cpu") -> FrozenCLIP:
