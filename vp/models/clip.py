@@ -128,7 +128,8 @@ def cosine_logits(image_features: Tensor, text_features: Tensor, scale: Tensor |
     In float32 also where the network computes in less: at a scale of 100, a bfloat16 could not tell logits 0.1 apart.
     """
     with torch.autocast(image_features.device.type, enabled=False):
-        return scale * image_features.float() @ text_features.float().T
+        dtype = torch.promote_types(image_features.dtype, torch.float32)
+        return scale * image_features.to(dtype) @ text_features.to(dtype).T
 
 
 def load_clip(name: str, device: torch.device | str = "cpu") -> FrozenCLIP:
