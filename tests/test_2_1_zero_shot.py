@@ -292,7 +292,8 @@ def test_figure_6_clip_tells_human_made_from_natural(find, backbone: FrozenCLIP,
         ORIGIN_TEMPLATE,
         ORIGINS,
         "figure-6",
-        f"“{ORIGIN_TEMPLATE}”: eight random test images with their classes; the more probable answer in orange.",
+        f"“{ORIGIN_TEMPLATE}”: eight random test images with their classes; the more probable answer in orange. "
+        "Things should have the upper bar in orange, what grows or lives the lower; bars of equal length are an unsure answer.",
         record,
     )
     correct, confidence = (probabilities[:, 1] > 0.5) == natural, probabilities.amax(1)

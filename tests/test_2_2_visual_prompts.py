@@ -292,6 +292,6 @@ def test_figures_7_and_8_show_the_learnt_prompts(kind: str, figure: str, results
     caption = (
         f"The {kind.replace('-', ' ')} prompt learnt on {run.dataset} ({run.prompt.size} px, "
         f"{result.trained_parameters:,} parameters) on a grey ground, and five test images without and with it. "
-        "Values beyond black and white are clipped for show."
+        "The same pixels are added to every image, and nothing else of it changes. Values beyond black and white are clipped."
     )
     record("figure", id=figure, caption=caption, svg=to_svg(learnt, figure))

@@ -526,7 +526,10 @@ def test_the_three_graphs_are_drawn(record: Callable[..., None]) -> None:
     drawn = {"star": nx.Graph(SPOKES), "wheel": nx.Graph(SPOKES + RIM), "cycle": cycle()}
     svg = to_svg(graphs_with_matrices(drawn), "the-three-graphs")
     assert svg.count(">1</text>") == sum(row.count(1) for row in STAR + WHEEL + CYCLE) + 3 * 3  # nodes, row and column called 1
-    caption = "A star with hub 1, the wheel with the same hub, and a cycle of six nodes; below each its adjacency matrix."
+    caption = (
+        "A star with hub 1, the wheel with the same hub, and a cycle of six nodes; below each its adjacency matrix. A node that is "
+        "joined to all others is a full row and column, a cycle a band beside the diagonal."
+    )
     record("figure", id="the-three-graphs", caption=caption, svg=svg)
 
 

@@ -127,7 +127,9 @@ def test_the_code_that_claims_name_exists() -> None:
             assert name.split(".")[-1] in line or place["line"] == 1 or line.startswith("@"), (name, line)
 
 
-@pytest.mark.parametrize("name", ["vp.no_such_module", "vp.prompts.NoSuchPrompt", "vp.prompts.Padding.nothing", "torch.nn"])
+@pytest.mark.parametrize(
+    "name", ["vp.no_such_module", "vp.prompts.NoSuchPrompt", "vp.prompts.Padding.nothing", "torch.nn", "", ".vp"]
+)
 def test_code_that_does_not_exist_is_refused(name: str) -> None:
     """Code that is not in the package is an error that names it."""
     with pytest.raises(VpError, match=f"names '{name}' as code"):

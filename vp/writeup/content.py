@@ -231,7 +231,8 @@ def _values(numbers: Sequence[Content]) -> list[str]:
 def find_code(name: str) -> dict[str, Any]:
     """Where a module, class or function of vp stands: {"file", "line"}. Raises VpError when there is none of this name."""
     parts = name.split(".")
-    for cut in range(len(parts), 0, -1):
+    ours = parts[0] == PACKAGE.name and all(part.isidentifier() for part in parts)
+    for cut in range(len(parts), 0, -1) if ours else ():
         try:
             found: Any = import_module(".".join(parts[:cut]))
         except ModuleNotFoundError:
@@ -240,8 +241,6 @@ def find_code(name: str) -> dict[str, Any]:
             for part in parts[cut:]:
                 found = getattr(found, part)
         except AttributeError:
-            break
-        if parts[0] != PACKAGE.name:
             break
         line = getsourcelines(found)[1] if parts[cut:] else 1
         module = import_module(found.__module__) if parts[cut:] else found
