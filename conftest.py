@@ -227,7 +227,8 @@ def _claims_are_in_the_ledger(request: pytest.FixtureRequest) -> None:
 @pytest.fixture(autouse=True)
 def _no_gpu_is_not_run(request: pytest.FixtureRequest) -> None:
     """A full-scale test on a machine without CUDA is NOT RUN, with the reason and the cure."""
-    if request.node.get_closest_marker("gpu") and full_scale.needs_a_gpu(request.config.option):
+    laws = request.node.get_closest_marker("reproduces") is None  # of a GPU, which no other device can stand in for
+    if request.node.get_closest_marker("gpu") and (laws or full_scale.needs_a_gpu(request.config.option)):
         import torch
 
         if not torch.cuda.is_available():
@@ -353,12 +354,11 @@ def _accept(config: pytest.Config) -> None:
     cells = {e["run"]: e for e in config.stash[ENTRIES] if e["kind"] == "cell"}
     where = next(iter(cells.values()))["provenance"] if cells else provenance()
     source = f"measured: torch {where['torch']}, {where['device']}, commit {where['commit'] or 'unknown'}"
-    for table in dict.fromkeys(run.table for run in runs(scale).values()):
-        here = {name: run for name, run in runs(scale).items() if run.table == table and name in cells}
-        if here:
-            measured = {name: cells[name]["seeds"] for name in here}
-            kinds = {name: run.kind for name, run in here.items()}
-            accept(EXPECTATIONS / scale / f"{table}.toml", measured, kinds, source)
+    here = {name: run for name, run in runs(scale).items() if name in cells}
+    measured, kinds = {name: cells[name]["seeds"] for name in here}, {name: run.kind for name, run in here.items()}
+    for table in dict.fromkeys(run.table for run in here.values()):
+        names = [name for name, run in here.items() if run.table == table]
+        accept(EXPECTATIONS / scale / f"{table}.toml", names, measured, kinds, source)
 
 
 def _writeup(config: pytest.Config) -> tuple[Any, list[str]]:

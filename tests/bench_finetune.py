@@ -24,11 +24,12 @@ from torchvision import transforms
 
 from vp.data import ImageSet
 from vp.data.preprocess import CIFAR100_MEAN, CIFAR100_STD, Preprocess
-from vp.evaluation import FeatureBatches, ImageBatches, per_image_correctness
+from vp.evaluation import FeatureBatches, ImageBatches, Subset, predict
 from vp.models import FineTunedFromFeatures, FineTunedNetwork, PretrainedNetwork
 from vp.runtime import seed_everything
 from vp.training import Recipe, fit
 
+pytestmark = pytest.mark.alone
 IMAGES, EPOCHS, PAIRS = 2000, 30, 3
 RECIPE = Recipe("adam", learning_rate=1e-3, warmup_steps=0, schedule="constant", epochs=EPOCHS)
 
@@ -64,13 +65,13 @@ def test_head_training_against_the_plain_loop(pretrained: PretrainedNetwork, ima
         seed_everything(0)
         model = FineTunedFromFeatures(pretrained, 100)
         features = FeatureBatches(ImageBatches(images, model.preprocess), model)
-        fit(model, features, _First(features, 100), RECIPE, progress=False)
+        fit(model, features, Subset(features, torch.arange(100)), RECIPE, progress=False)
 
     def plainly() -> None:
         seed_everything(0)
         model = FineTunedNetwork(pretrained, 100, statistics="frozen")
         batches = ImageBatches(images, model.preprocess)
-        fit(model, batches, _First(batches, 1), replace(RECIPE, epochs=1), progress=False)
+        fit(model, batches, Subset(batches, torch.arange(1)), replace(RECIPE, epochs=1), progress=False)
 
     fast = seconds_of(from_features)
     memory = peak_mib()
@@ -80,19 +81,6 @@ def test_head_training_against_the_plain_loop(pretrained: PretrainedNetwork, ima
         f"{plain / fast:.1f}x (bar 20x)",
         end="",
     )
-
-
-class _First:
-    """The first few examples: a validation that costs next to nothing."""
-
-    def __init__(self, batches: ImageBatches | FeatureBatches, count: int) -> None:
-        self.batches, self.count = batches, count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        return self.batches[indices]
 
 
 class _Pictures(Dataset):
@@ -113,19 +101,19 @@ class _Pictures(Dataset):
 
 
 def test_evaluation_against_a_data_loader(pretrained: PretrainedNetwork, images: ImageSet) -> None:
-    """Prints the time of an evaluation against that of a DataLoader with two workers; both must find the same images right."""
+    """Prints the time of an evaluation against that of a DataLoader with two workers; both must predict the same."""
     model = FineTunedNetwork(pretrained, 100, statistics="frozen").eval()
     found: dict[str, Tensor] = {}
 
     def batched() -> None:
-        found["batched"] = per_image_correctness(model, ImageBatches(images, model.preprocess), batch_size=128)
+        found["batched"], _ = predict(model, ImageBatches(images, model.preprocess), batch_size=128)
 
     def loader() -> None:
-        correct = []
+        predicted = []
         with torch.inference_mode():
-            for inputs, labels in DataLoader(_Pictures(images), batch_size=128, num_workers=2):
-                correct.append(model(inputs).argmax(1) == labels)
-        found["loader"] = torch.cat(correct)
+            for inputs, _ in DataLoader(_Pictures(images), batch_size=128, num_workers=2):
+                predicted.append(model(inputs).argmax(1))
+        found["loader"] = torch.cat(predicted)
 
     pairs = [(seconds_of(batched), seconds_of(loader)) for _ in range(PAIRS)]
     ratios = sorted(slow / fast for fast, slow in pairs)
@@ -134,4 +122,4 @@ def test_evaluation_against_a_data_loader(pretrained: PretrainedNetwork, images:
         f"DataLoader: {median(ratios):.2f}x (pairs {ratios[0]:.2f} to {ratios[-1]:.2f}; bar 1x), peak {peak_mib():,.0f} MiB",
         end="",
     )
-    assert (found["batched"] == found["loader"]).float().mean() > 0.98
+    assert (found["batched"] == found["loader"]).float().mean() > 0.95  # of 1000 classes: a guess would agree on 1 in 100

@@ -60,6 +60,7 @@ TOP1 = {
 }
 LABELS = [network.label for network in NETWORKS.values()]
 TIME_BATCH, MEMORY_BATCH, IMAGE_PX = 8, 64, 224
+REPEATS, AT_MOST_S = 50, 8.0  # of pairs of forward passes of a network: as many, or as long as that takes, but at least three
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +206,7 @@ def test_no_grad_computes_the_same_operations() -> None:
 
     Gradients are computed in the backward pass, which neither of the two has.
     """
-    for name in ("vgg11_bn", "mobilenet_v3_small", "vit_small_patch8_224"):
+    for name in ("vgg11_bn", "mobilenet_v3_small", "vit_b_32", "vit_small_patch8_224"):
         network = build_network(name, 64, device="meta")
         images = torch.empty(1, 3, 64, 64, device="meta")
         with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
@@ -245,7 +246,12 @@ def test_gradients_raise_the_peak_of_device_memory(name: str) -> None:
     assert_no_grad_saves_nothing(network, torch.randn(3, 3, IMAGE_PX, IMAGE_PX, device="cuda"), network_saved_bytes)
     cost = network_cost(network, IMAGE_PX, time_batch=1, memory_batch=8, repeats=1)
     parameters = 4 * PARAMETERS[name] / 2**20
-    assert parameters <= cost.peak_mib_without < cost.peak_mib_with
+    with torch.no_grad():
+        torch.cuda.reset_peak_memory_stats()
+        output = network(torch.randn(8, 3, IMAGE_PX, IMAGE_PX, device="cuda"))
+        assert parameters <= torch.cuda.max_memory_allocated() / 2**20  # of the process, as the driver counts it
+        del output
+    assert cost.peak_mib_without < cost.peak_mib_with
     assert cost.peak_mib_with >= parameters + cost.saved_mib(cost.memory_batch)
 
 
@@ -320,22 +326,23 @@ def test_the_reports_times_are_of_a_batch(report: ReportFigures) -> None:
 
 
 def per_repeat(costs: Mapping[str, NetworkCost]) -> list[list[float]]:
-    """ms per batch without gradients, a row for each repeat that all networks have, a column for each network."""
-    return [[1000 * s for s in row] for row in zip(*(cost.without.seconds for cost in costs.values()), strict=False)]
+    """ms per image without gradients, a row for each repeat that all networks have, a column for each network."""
+    batches = [cost.without.batch for cost in costs.values()]
+    rows = zip(*(cost.without.seconds for cost in costs.values()), strict=False)
+    return [[1000 * s / batch for s, batch in zip(row, batches, strict=True)] for row in rows]
 
 
 def statements(costs: Mapping[str, NetworkCost]) -> list[dict[str, Any]]:
     """What these costs say to the report's claims about time. Verdicts are recorded, never asserted: devices differ."""
-    ms = [cost.without.ms_per_batch for cost in costs.values()]
+    ms = [cost.without.ms_per_image for cost in costs.values()]
     accuracy = correlation([*TOP1.values()], ms)
     size = correlation([math.log10(count) for count in PARAMETERS.values()], ms)
     rows = per_repeat(costs)
     on_top = [max(NETWORKS, key=dict(zip(NETWORKS, above_trend(row, [*TOP1.values()]), strict=True)).__getitem__) for row in rows]
     leading = on_top.count("vit_b_32")
-    pairs = [ratio for cost in costs.values() for ratio in cost.ratios]
-    ratio, p_value = signed_rank_test(pairs)
-    low, high = quartiles(pairs)
-    faster = sum(median(cost.ratios) < 1 for cost in costs.values())
+    ratios = [median(cost.ratios) for cost in costs.values()]  # of each network one: pairs of one network are not independent
+    ratio, p_value = signed_rank_test(ratios)
+    faster = sum(one < 1 for one in ratios)
 
     def said(found: Any) -> str:
         (low, high), (least, most) = found.interval, found.range_without_one
@@ -362,8 +369,8 @@ def statements(costs: Mapping[str, NetworkCost]) -> list[dict[str, Any]]:
         },
         {
             "claim": "no-grad-is-faster",
-            "evidence": f"time without / with gradients: median {ratio:.3f}, quartiles {low:.3f} to {high:.3f} over {len(pairs)} "
-            f"interleaved pairs, signed-rank p = {p_value:.2g}; median below 1 for {faster} of {len(costs)} networks",
+            "evidence": f"time without / with gradients, median of each network's pairs: {min(ratios):.3f} to {max(ratios):.3f}, "
+            f"below 1 for {faster} of {len(costs)} networks; their median {ratio:.3f}, signed-rank p = {p_value:.2g}",
             "verdict": str(faster_verdict(ratio, p_value)),
         },
     ]
@@ -392,17 +399,22 @@ def memory_statements(costs: Mapping[str, NetworkCost], report: ReportFigures) -
             "verdict": str(Verdict.REPRODUCED if bounded and alike else Verdict.CONTRADICTED),
         }
     ]
-    memory = {name: resident_mib(name) / there[name] for name in costs}
+    measured = all(cost.peak_mib_with for cost in costs.values())
+    if measured:
+        memory = {name: (cost.peak_mib_without or 0) / (cost.peak_mib_with or 1) for name, cost in costs.items()}
+    else:
+        memory = {name: resident_mib(name) / there[name] for name in costs}
+    what = "the peak of memory falls" if measured else "memory in use when a forward pass has ended falls"
     time = {name: median(cost.ratios) for name, cost in costs.items()}
     found.append(
         {
             "claim": "memory-falls-more-than-time",
-            "evidence": f"without gradients memory falls to {min(memory.values()):.0%} to {max(memory.values()):.0%} of what it is "
+            "evidence": f"without gradients {what} to {min(memory.values()):.0%} to {max(memory.values()):.0%} of what it is "
             f"with them, by network, time to {min(time.values()):.0%} to {max(time.values()):.0%}",
             "verdict": str(Verdict.REPRODUCED if all(memory[name] < time[name] for name in costs) else Verdict.CONTRADICTED),
         }
     )
-    if all(cost.peak_mib_with for cost in costs.values()):
+    if measured:
         lower = sum((cost.peak_mib_without or 0) < (cost.peak_mib_with or 0) for cost in costs.values())
         found.append(
             {
@@ -427,7 +439,13 @@ def table(costs: Mapping[str, NetworkCost]) -> tuple[list[str], list[list[str]]]
             f"{digits(cost.without.ms_per_batch)} ({' to '.join(map(digits, cost.without.quartiles_ms_per_batch))})"
             + smaller(cost.without.batch, cost.asked_time_batch)
         ),
-        "ms per image": lambda network, cost: digits(cost.without.ms_per_image),
+        f"the same with gradients, batch of {TIME_BATCH}": lambda network, cost: (
+            f"{digits(cost.with_gradients.ms_per_batch)} ({' to '.join(map(digits, cost.with_gradients.quartiles_ms_per_batch))})"
+        ),
+        "ms per image": lambda network, cost: (
+            f"{digits(cost.without.ms_per_image)} "
+            f"({' to '.join(digits(bound / cost.without.batch) for bound in cost.without.quartiles_ms_per_batch)})"
+        ),
         "Time without / with gradients": lambda network, cost: (
             f"{median(cost.ratios):.2f} ({' to '.join(f'{bound:.2f}' for bound in quartiles(cost.ratios))})"
         ),
@@ -449,8 +467,9 @@ def smaller(batch: int, asked: int) -> str:
 
 
 def spread(timing: Timing) -> tuple[float, float, float]:
+    """Quartiles and median of ms for 8 images, also where fewer were measured at a time."""
     low, high = timing.quartiles_ms_per_batch
-    return low, timing.ms_per_batch, high
+    return tuple(TIME_BATCH / timing.batch * ms for ms in (low, timing.ms_per_batch, high))
 
 
 def figures(costs: Mapping[str, NetworkCost], report: ReportFigures, where: str) -> dict[str, tuple[Any, str]]:
@@ -461,7 +480,9 @@ def figures(costs: Mapping[str, NetworkCost], report: ReportFigures, where: str)
         Panel(f"this machine: {where}", [spread(cost.without) for cost in costs.values()]),
         Panel(f"report: {report.device}", printed, hollow=True),
     ]
-    below = f"Left: measured here, medians with quartiles. Right, hollow: {report.source}."
+    few = [NETWORKS[name].label for name, cost in costs.items() if cost.without.batch != cost.asked_time_batch]
+    scaled = f" {', '.join(few)}: measured on fewer images at a time and multiplied, for 8 did not fit." if few else ""
+    below = f"Left: measured here, medians with quartiles.{scaled} Right, hollow: {report.source}."
     resident = [resident_mib(name) for name in NETWORKS]
     saved = [cost.saved_mib(MEMORY_BATCH) for cost in costs.values()]
     marks = {
@@ -491,7 +512,8 @@ def figures(costs: Mapping[str, NetworkCost], report: ReportFigures, where: str)
                 "report, without gradients",
             ),
             "Left: time of a forward pass of 8 images, logarithmic. Right: the ratio within each pair of measurements; left of the "
-            f"line torch.no_grad() is faster. Medians with quartiles. Hollow: {report.source}, on {report.device}.",
+            "line torch.no_grad() is faster; torchvision's ViT-B/32 then takes a fused kernel for attention, too. Medians with "
+            f"quartiles.{scaled} Hollow: {report.source}, on {report.device}.",
         ),
         "figure-4": (
             gradient_memory({"parameters and images": resident, "kept for the backward pass": saved}, marks, LABELS),
@@ -540,7 +562,8 @@ def test_a_smaller_batch_than_asked_for_is_said_in_the_table() -> None:
     head, (values,) = table({"resnet18": made_up(dict.fromkeys(NETWORKS, 20.0))["resnet18"]})
     row = dict(zip(head, values, strict=True))
     assert row["ms per batch of 8"] == "20 (20 to 20) (batch of 4: 8 did not fit)"
-    assert row["ms per image"] == "5"
+    assert row["ms per image"] == "5 (5 to 5.01)"
+    assert spread(Timing(4, (0.020,))) == (40, 40, 40)
     assert row["Peak MiB without / with gradients, batch of 64"] == "100 / 1,000 (batch of 32: 64 did not fit)"
 
 
@@ -569,17 +592,16 @@ def test_the_figures_name_every_network_and_the_reports_device(report: ReportFig
 )
 @pytest.mark.alone
 @pytest.mark.reproduces
-def test_what_the_seven_networks_cost(request: pytest.FixtureRequest, record, judge, scale: str, report: ReportFigures) -> None:
+def test_what_the_seven_networks_cost(request: pytest.FixtureRequest, record, judge, report: ReportFigures) -> None:
     """Parameters, images and what autograd keeps, counted here, stay below each of the report's peaks and order them alike."""
     try:
         device = pick_device(request.config.getoption("--device"))
     except NotAvailable as missing:
         pytest.skip(f"NOT RUN: {missing}")
-    repeats, at_most_s = (5, 8.0) if scale == "mini" else (50, 600.0)
     newer_than = request.config.stash[STARTED] if request.config.option.fresh else None
     torch.manual_seed(0)
     settings: dict[str, float] = {"image_px": IMAGE_PX, "time_batch": TIME_BATCH, "memory_batch": MEMORY_BATCH}
-    settings |= {"repeats": repeats, "at_most_s": at_most_s}
+    settings |= {"repeats": REPEATS, "at_most_s": AT_MOST_S}
     costs = {name: obtain_cost(name, device, newer_than=newer_than, **settings) for name in NETWORKS}
     where = next(iter(costs.values())).provenance
     for key, (figure, caption) in figures(costs, report, where["device"]).items():
@@ -590,12 +612,11 @@ def test_what_the_seven_networks_cost(request: pytest.FixtureRequest, record, ju
         id="networks",
         caption=f"The seven networks at {IMAGE_PX} px, measured on {where['device']}, {where['threads']} thread(s), torch "
         f"{where['torch']}. Top-1: torchvision's metadata; ViT-S/8: {NETWORKS['vit_small_patch8_224'].top1_source}. Times: "
-        f"medians (quartiles) of up to {repeats} forward passes without gradients, and pair by pair the time without / with them.",
+        f"medians (quartiles) of up to {REPEATS} forward passes without gradients, and pair by pair the time without / with them.",
         head=head,
         rows=rows,
     )
-    for statement in (*statements(costs), *memory_statements(costs, report)):
+    counted, *measured = memory_statements(costs, report)
+    for statement in (*statements(costs), *measured):
         judge.note(statement["evidence"], Verdict(statement["verdict"]), claim=statement["claim"])
-    there, shown = memory_there(costs), {name: report.networks[name].peak_mib_with for name in costs}
-    assert all(there[name] <= shown[name] for name in costs), (there, shown)
-    assert sorted(there, key=there.__getitem__) == sorted(shown, key=shown.__getitem__)
+    judge.conclude(counted["evidence"], Verdict(counted["verdict"]), claim=counted["claim"])  # last: it may fail

@@ -121,7 +121,7 @@ def test_a_file_that_is_not_toml_is_named(text: str, tmp_path: Path) -> None:
         load_expectations(tmp_path, "mini")
     assert str(error.value).startswith(str(path))
     with pytest.raises(VpError, match="is not valid TOML"):
-        accept(path, {"a": [1.0, 2.0]}, {"a": "table 2"}, "measured")
+        accept(path, ["a"], {"a": [1.0, 2.0]}, {"a": "table 2"}, "measured")
     assert path.read_text(encoding="utf-8") == text
 
 
@@ -324,9 +324,8 @@ def test_what_is_accepted_is_loaded(
 ) -> None:
     """Accepted numbers are read back, under any name: their mean, and half the width of the prediction interval or 0.5."""
     folder = tmp_path_factory.mktemp("accepted")
-    accept(
-        folder / "mini" / "table.toml", measured, {name: f"kind {name}" if trained else None for name in measured}, "measured: here"
-    )
+    kinds = {name: f"kind {name}" if trained else None for name in measured}
+    accept(folder / "mini" / "table.toml", measured, measured, kinds, "measured: here")
     loaded = load_expectations(folder, "mini")
     assert loaded.keys() == measured.keys()
     for name, values in measured.items():
@@ -344,7 +343,9 @@ def test_accepting_keeps_the_other_entries(tmp_path: Path) -> None:
     """Accepting rewrites the runs that were measured; the other entries of the file, with all their fields, stay."""
     kept = {**GOOD, "seeds": [1.5, 2.5], "note": "by hand"}
     path = write(tmp_path, tomli_w.dumps({"kept": kept, "renewed": GOOD}))
-    accept(path, {"renewed": [80.0, 81.0, 82.004], "new": [7.0]}, {"renewed": "table 2", "new": None}, "measured")
+    accept(
+        path, ["renewed", "new"], {"renewed": [80.0, 81.0, 82.004], "new": [7.0]}, {"renewed": "table 2", "new": None}, "measured"
+    )
     entries = tomllib.loads(path.read_text(encoding="utf-8"))
     assert list(entries) == ["kept", "renewed", "new"]
     assert entries["kept"] == kept
@@ -355,11 +356,13 @@ def test_accepting_keeps_the_other_entries(tmp_path: Path) -> None:
 
 
 def test_runs_of_one_kind_pool_their_spread(tmp_path: Path) -> None:
-    """The tolerance of a run comes from the seeds of all runs of its kind, and of no other."""
-    path = tmp_path / "table.toml"
+    """The tolerance of a run comes from the seeds of all runs of its kind, those of other files included, and of no other."""
+    path, another = tmp_path / "table.toml", tmp_path / "another.toml"
     measured = {"a": [80.0, 81.0, 82.0], "b": [50.0, 50.0, 50.0], "c": [10.0, 20.0, 30.0]}
-    accept(path, measured, {"a": "one", "b": "one", "c": "other"}, "measured")
-    entries = tomllib.loads(path.read_text(encoding="utf-8"))
+    for file, names in ((path, ["a", "c"]), (another, ["b"])):
+        accept(file, names, measured, {"a": "one", "b": "one", "c": "other"}, "measured")
+    entries = {name: entry for file in (path, another) for name, entry in tomllib.loads(file.read_text(encoding="utf-8")).items()}
+    assert entries.keys() == measured.keys()
     pooled = 8.610 * math.sqrt(0.5) * math.sqrt(4 / 3)  # t(4) at 99.95%; s^2 = (2 * 1 + 2 * 0) / 4
     assert entries["a"]["tolerance"] == entries["b"]["tolerance"] == pytest.approx(pooled, abs=0.01)
     assert entries["c"]["tolerance"] == 100.0
@@ -369,7 +372,7 @@ def test_one_seed_of_a_trained_run_is_not_accepted(tmp_path: Path) -> None:
     """A trained number without a spread is not accepted, and the file stays as it was."""
     path = write(tmp_path, "")
     with pytest.raises(ValueError, match="at least two seeds"):
-        accept(path, {"padding-10": [90.0]}, {"padding-10": "table 2"}, "measured")
+        accept(path, ["padding-10"], {"padding-10": [90.0]}, {"padding-10": "table 2"}, "measured")
     assert path.read_text(encoding="utf-8") == ""
 
 

@@ -229,7 +229,7 @@ def test_a_measurement_has_all_cores(tmp_path: Path) -> None:
     """While it has the device alone a process uses all its cores, and afterwards as many as before."""
     before = torch.get_num_threads()
     with SharedDevice(tmp_path).alone():
-        assert torch.get_num_threads() == len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        assert torch.get_num_threads() == (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
     assert torch.get_num_threads() == before
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -198,13 +198,16 @@ def _check_fields(path: Path, name: str, entry: Mapping[str, Any], fields: Mappi
             raise VpError(f"{place(path, name, field)}: [{name}] {field} is {what}, expected {words}")
 
 
-def accept(path: Path, measured: Mapping[str, Sequence[float]], kinds: Mapping[str, str | None], source: str) -> None:
-    """Rewrite the expectations of the runs in `measured` (top-1 in percent, one value a seed); others in the file stay.
+def accept(
+    path: Path, names: Iterable[str], measured: Mapping[str, Sequence[float]], kinds: Mapping[str, str | None], source: str
+) -> None:
+    """Rewrite the expectations of the runs in `names` from `measured` (top-1 in percent, one value a seed); others stay.
 
-    Runs of one kind pool their spread between seeds; a run of kind None trains nothing.
+    Runs of one kind, those of other files included, pool their spread between seeds; a run of kind None trains nothing.
     """
     entries = read_toml(path) if path.exists() else {}
-    for name, values in measured.items():
+    for name in names:
+        values = measured[name]
         tolerance, reason = 0.5, "nothing is trained: only rounding differs from machine to machine"
         if kind := kinds[name]:
             similar = [measured[other] for other in measured if other != name and kinds[other] == kind]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vp.data import GaussianNoise
 from vp.evaluation import wilson_interval
-from vp.models import DEFAULT_TEMPLATE, FineTunedFromFeatures, FineTunedNetwork, FrozenCLIP, PretrainedNetwork, Statistics
+from vp.models import DEFAULT_TEMPLATE, FrozenCLIP, Statistics
 from vp.prompts import VISUAL_PROMPTS, BatchScrambledDeepPrompt, DeepPrompt
 from vp.prompts.deep import Position, Readout
 from vp.runtime import RANDOM, VpError
@@ -72,12 +72,6 @@ class NewHead:
         trained = " and ".join(("new head", *self.stages))
         return f"{trained}, {self.statistics} statistics" + (f", flipped with p = {self.flip:g}" if self.flip else "")
 
-    def build(self, network: PretrainedNetwork, classes: int) -> FineTunedNetwork:
-        """A copy of `network` with a new head; from features where these cannot change."""
-        if self.statistics == "frozen" and not self.stages:
-            return FineTunedFromFeatures(network, classes)
-        return FineTunedNetwork(network, classes, stages=self.stages, statistics=self.statistics)
-
 
 @dataclass(frozen=True)
 class Run:
@@ -115,10 +109,12 @@ class Run:
 
     @property
     def kind(self) -> str | None:
-        """Runs of one kind spread alike over seeds: the same table and, of deep prompts, block and readout. None: no seed."""
+        """Runs of one kind spread alike over seeds: a table; of deep prompts also block and readout; all heads. None: no seed."""
         if isinstance(self.prompt, DeepTokens):
             return f"{self.table}, block {self.prompt.block}, {self.prompt.readout}, {self.prompt.scrambled}"
-        return self.table if self.adaptation else None
+        if self.head:
+            return "fine-tuning"
+        return self.table if self.prompt else None
 
     def canonical(self) -> str:
         """What the number depends on, as JSON: all fields but the names by which people call it."""
@@ -346,10 +342,13 @@ def _elsewhere(run: Run, name: str, table: str, **changes: Any) -> Run:
 
 def _table_5(scale: Scale, known: Mapping[str, Run]) -> list[Run]:
     """The 100-class set under Gaussian noise: clean values are runs of tables 1, 2 and 1.2 (report 2.4)."""
-    noisy = [_elsewhere(known["residual-100"], "residual-100-noise", "table_5", noise=GaussianNoise())]
-    for short, clean in {"zero-shot-100": known["zero-shot-100-test"], "padding-100": known["padding-100"]}.items():
+    clean_runs = {"residual-100": "residual-100", "zero-shot-100": "zero-shot-100-test", "padding-100": "padding-100"}
+    noisy = []
+    for short, clean in {short: known[name] for short, name in clean_runs.items()}.items():
         noisy.append(_elsewhere(clean, f"{short}-noise", "table_5", noise=GaussianNoise()))
         noisy.append(_elsewhere(clean, f"{short}-noise-clamped", "table_5", noise=GaussianNoise(clamp=True)))
+        if clean.head:
+            continue
         noisy += [_elsewhere(clean, f"{short}-noise-{std}", "noise_curve", noise=GaussianNoise(std)) for std in CURVE_STDS]
     return noisy
 

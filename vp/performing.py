@@ -66,7 +66,10 @@ def images_of(run: Run, split: str) -> ImageSet:
 def build_model(run: Run, class_names: tuple[str, ...], device: torch.device | str = "cpu") -> Classifier:
     """The classifier of a Run, its prompt or head with random initial values."""
     if run.head:
-        return run.head.build(_network(run.backbone), len(class_names)).to(device)
+        network, head = _network(run.backbone), run.head
+        if head.statistics == "frozen" and not head.stages:  # what the head is given cannot change
+            return FineTunedFromFeatures(network, len(class_names)).to(device)
+        return FineTunedNetwork(network, len(class_names), stages=head.stages, statistics=head.statistics).to(device)
     clip = _clip(run.backbone, torch.device(device))
     if isinstance(run.prompt, DeepTokens):
         return FastDeepPromptedCLIP(clip, class_names, run.template, prompt=run.prompt.build(clip)).to(device)

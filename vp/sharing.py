@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from filelock import FileLock, Timeout
 from vp.runtime import VpError, home
 
 SLOTS = 64  # more processes than that take turns
+SILENT_S = 3.0  # after which who waits is told why
 
 
 class SharedDevice:
@@ -78,7 +80,7 @@ class SharedDevice:
     def _acquire_one(self) -> ExitStack:
         held, own = ExitStack(), os.getpid() % SLOTS
         try:
-            with self._lock("gate"):
+            with _patiently(self._lock("gate")):
                 for slot in (*range(own, SLOTS), *range(own)):
                     with suppress(Timeout):
                         held.enter_context(self._lock(slot).acquire(timeout=0))
@@ -105,6 +107,20 @@ class SharedDevice:
                     "set VP_HOME to a folder you can write"
                 ) from error
             return held.pop_all()
+
+
+@contextmanager
+def _patiently(lock: FileLock) -> Iterator[None]:
+    """Acquire a lock, and say after a few seconds what is being waited for."""
+    try:
+        lock.acquire(timeout=SILENT_S)
+    except Timeout:
+        print("waiting: another process measures and has this device to itself, or waits to have it", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -112,7 +112,8 @@ def obtain_cost(name: str, device: torch.device, *, newer_than: float | None = N
     if (stored := _stored(path, lambda: _load_cost(path), newer_than)) is not None:
         return stored
     cost = network_cost(build_network(name, settings["image_px"], device), **settings)
-    artifacts.save(path, {}, asdict(cost))
+    if (cost.without.batch, cost.memory_batch) == (cost.asked_time_batch, cost.asked_memory_batch):
+        artifacts.save(path, {}, asdict(cost))  # else memory did not suffice this time, and may the next
     return cost
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vp.data import GaussianNoise, ImageSet, Preprocess
-from vp.models import FineTunedNetwork, FrozenCLIP
+from vp.models import FineTunedFromFeatures, FrozenCLIP
 from vp.prompts.deep import LastBlockInputs, last_block_inputs, reads_one_token, tokens_before_block, vision_blocks
 from vp.runtime import VpError, device_share, mixed_precision
 
@@ -128,7 +128,7 @@ class ComputedBatches:
 class FeatureBatches(ComputedBatches):
     """What FineTunedFromFeatures takes: features (B, D). N D numbers, 4 bytes each: 102 MB for 50,000 images of ResNet-18."""
 
-    def __init__(self, images: ImageBatches, network: FineTunedNetwork, *, keep: bool = True, batch_size: int = 250) -> None:
+    def __init__(self, images: ImageBatches, network: FineTunedFromFeatures, *, keep: bool = True, batch_size: int = 250) -> None:
         self.network = network
         super().__init__(images, keep=keep, batch_size=batch_size)
 

@@ -25,6 +25,9 @@ def saved_bytes(forward: Callable[[], Tensor], resident: Iterable[Tensor] = ()) 
     Storages of `resident` tensors (parameters, buffers, the batch itself) exist anyway and are not counted. Exact and
     deterministic on every device: it counts what autograd saves, not what an allocator reserves.
     """
+    resident = list(resident)
+    if any(tensor.is_meta for tensor in resident):
+        raise VpError("tensors on the meta device have no storage to count: give tensors on cpu, cuda or mps")
     known = {tensor.untyped_storage().data_ptr() for tensor in resident}
     kept: dict[int, int] = {}
     alive: list[Tensor] = []  # a storage freed during the forward could lend its address to another
@@ -256,7 +259,7 @@ def network_cost(
         generator = torch.Generator().manual_seed(0)
         return torch.randn(batch, 3, image_px, image_px, generator=generator).to(device)
 
-    one, two = (network_saved_bytes(network, images(batch)) for batch in (1, 2))
+    (one, two), _ = back_off(lambda least: [network_saved_bytes(network, images(n)) for n in (least, 2 * least)], 1)
     (without, with_gradients), _ = back_off(
         lambda batch: time_without_and_with_gradients(network, images(batch), repeats, at_most_s=at_most_s), time_batch
     )

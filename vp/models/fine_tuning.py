@@ -41,7 +41,12 @@ class PretrainedNetwork:
 
 def is_network(name: str) -> bool:
     """Does `name` call a network for fine-tuning, rather than a CLIP?"""
-    return name.partition("/")[0] in ("mini-resnet", *torchvision.models.list_models())
+    return name.partition("/")[0] in ("mini-resnet", *_torchvision_names())
+
+
+def _torchvision_names() -> list[str]:
+    """Its classifiers, without networks for detection, video and the like."""
+    return list(torchvision.models.list_models(module=torchvision.models))
 
 
 def load_network(name: str) -> PretrainedNetwork:
@@ -51,20 +56,20 @@ def load_network(name: str) -> PretrainedNetwork:
     deviation of CIFAR-100, as the report does. Raises VpError for an unknown name, NotAvailable when the weights are not on this
     machine.
     """
-    if name in ("mini-resnet", f"mini-resnet/{RANDOM}"):
-        network: nn.Module = load_mini_resnet() if name == "mini-resnet" else new_mini_resnet().eval()
-        return PretrainedNetwork(name, network, PREPROCESS)
     architecture, _, tag = name.partition("/")
-    known = torchvision.models.list_models()
+    if architecture == "mini-resnet":
+        if tag not in ("", RANDOM):
+            raise VpError(f"no weights {tag!r} of mini-resnet: it has its own only, give mini-resnet")
+        return PretrainedNetwork(name, new_mini_resnet().eval() if tag else load_mini_resnet(), PREPROCESS)
+    known = _torchvision_names()
     if architecture not in known:
         near = difflib.get_close_matches(architecture, ["mini-resnet", *known], n=3) or ["mini-resnet", "resnet18"]
-        raise VpError(f"no network {architecture!r}: did you mean {', '.join(near)}? Any of torchvision's serves, by name")
-    if tag == RANDOM:
-        with own_random_stream(0):
-            network = torchvision.models.get_model(architecture)
-    else:
-        network = torchvision.models.get_model(architecture)
-        network.load_state_dict(_read_weights(name, network_source(architecture, tag)))
+        raise VpError(f"no network {architecture!r}: did you mean {', '.join(near)}? Torchvision's classifiers serve, by name")
+    weights = None if tag == RANDOM else _read_weights(name, network_source(architecture, tag))
+    with own_random_stream(0):
+        network: nn.Module = torchvision.models.get_model(architecture)
+    if weights is not None:
+        network.load_state_dict(weights)
     return PretrainedNetwork(name, network.eval(), Preprocess(224, CIFAR100_MEAN, CIFAR100_STD, "bilinear"))
 
 
@@ -159,25 +164,26 @@ class FineTunedNetwork(nn.Module):
         logits: Tensor = self.network(images)
         return logits
 
-    def features(self, images: Tensor) -> Tensor:
-        """What the head is given: preprocessed images (B, 3, S, S) to features (B, D), in evaluation mode, without gradients."""
-        captured: list[Tensor] = []
-        handle = self.head.register_forward_pre_hook(lambda _, arguments: captured.append(arguments[0]))
-        try:
-            with torch.no_grad():
-                self.network.eval()(images)
-        finally:
-            handle.remove()
-        return captured[0]
-
 
 class FineTunedFromFeatures(FineTunedNetwork):
     """The same logits as a FineTunedNetwork of frozen statistics whose head alone trains, from `features(images)`."""
 
     def __init__(self, pretrained: PretrainedNetwork, classes: int) -> None:
         super().__init__(pretrained, classes, statistics="frozen")
+        self.network.eval()
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, D) to logits (B, K)."""
         logits: Tensor = self.head(features)
         return logits
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the head is given: preprocessed images (B, 3, S, S) to features (B, D), without gradients."""
+        captured: list[Tensor] = []
+        handle = self.head.register_forward_pre_hook(lambda _, arguments: captured.append(arguments[0]))
+        try:
+            with torch.no_grad():
+                self.network(images)
+        finally:
+            handle.remove()
+        return captured[0]
