@@ -243,6 +243,7 @@ def _opening(judged: Sequence[Entry], about: Mapping[str, str]) -> str:
     rows = [
         f"<tr><td>{_mark(verdict)}</td><td>{counts[verdict]}</td><td class='quiet'>{MEANING[verdict]}</td></tr>"
         for verdict in Verdict
+        if verdict is not Verdict.REHEARSAL or counts[verdict]
     ]
     ran = len(judged) - counts[Verdict.NOT_RUN] - counts[Verdict.REHEARSAL]
     rehearsed = f" {counts[Verdict.REHEARSAL]} were only rehearsed." if counts[Verdict.REHEARSAL] else ""
