@@ -412,7 +412,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if WRITEUP not in config.stash:
         return
     content, complaints, seconds = config.stash[WRITEUP]
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in content["statements"].items())
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in content["statements"].items() if count)
     terminalreporter.section("claims of the report")
     terminalreporter.write_line(f"{counts}; {content['argued']} argued (judged in {seconds:.2f} s)")
     for line in [*([content["problem"]] if content["problem"] else []), *complaints]:
