@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +22,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 CIFAR100_MEAN = (0.5071, 0.4867, 0.4408)
 CIFAR100_STD = (0.2675, 0.2565, 0.2761)
 WEIGHT_STEPS = 2**22  # of 1: PRECISION_BITS of Pillow are 32 less 8 for the values and 2 for what a sum may exceed them by
-CHUNK_BYTES = 2**21  # of output made at a time on a CPU, so that all steps but the first find it in the cache
+CHUNK_BYTES = 2**22  # of output made at a time on a CPU, so that all steps but the first find it in the cache
 
 
 def _cubic(t: float) -> float:
@@ -72,8 +73,8 @@ def resize(pixels: Tensor, size: int | tuple[int, int], mode: str = "bicubic") -
     return _grey_levels(pixels, size, mode).to(torch.uint8)
 
 
-def _grey_levels(pixels: Tensor, size: int | tuple[int, int], mode: str) -> Tensor:
-    """`resize`, its whole numbers still as float32 where anything was resized."""
+def _grey_levels(pixels: Tensor, size: int | tuple[int, int], mode: str, out: Tensor | None = None) -> Tensor:
+    """`resize`, its whole numbers still as float32 where anything was resized, and then in `out` if given."""
     if pixels.dtype != torch.uint8 or pixels.ndim != 4:
         raise ValueError(f"resize takes uint8 (B, C, H, W), given {pixels.dtype} {tuple(pixels.shape)}")
     if mode not in _KERNELS:
@@ -84,10 +85,10 @@ def _grey_levels(pixels: Tensor, size: int | tuple[int, int], mode: str) -> Tens
         raise ValueError(f"cannot resize {height} x {width} px to {new_height} x {new_width} px: give at least 1 px a side")
     if (new_height, new_width) == (height, width):
         return pixels
-    return _resample(pixels, (new_height, new_width), mode)
+    return _resample(pixels, (new_height, new_width), mode, out)
 
 
-def _resample(pixels: Tensor, size: tuple[int, int], mode: str) -> Tensor:
+def _resample(pixels: Tensor, size: tuple[int, int], mode: str, out: Tensor | None) -> Tensor:
     """rows @ across^T, then down @ columns, each rounded half up and clamped.
 
     A row of weights adds up to 1, so that the half that rounding adds to the result can be added to what is weighted: one pass
@@ -98,9 +99,9 @@ def _resample(pixels: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     grey = pixels.float()
     with torch.autocast(pixels.device.type, enabled=False):  # 8 bits of a bfloat16 would not hold a grey level
         if new_width != width:
-            grey = (grey.add_(0.5) @ across.T).floor_().clamp_(0, 255)
+            grey = torch.matmul(grey.add_(0.5), across.T, out=out if new_height == height else None).floor_().clamp_(0, 255)
         if new_height != height:
-            grey = (down @ grey.add_(0.5)).floor_().clamp_(0, 255)
+            grey = torch.matmul(down, grey.add_(0.5), out=out).floor_().clamp_(0, 255)
     return grey
 
 
@@ -111,6 +112,13 @@ def centre_crop(pixels: Tensor, size: int) -> Tensor:
         raise ValueError(f"cannot crop {size} px from {height} x {width} px: resize first")
     top, left = round((height - size) / 2), round((width - size) / 2)
     return pixels[..., top : top + size, left : left + size]
+
+
+def _empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Room for float32 values. numpy asks for large pages, without which filling new memory takes longer than computing."""
+    if device.type == "cpu":
+        return torch.from_numpy(np.empty(shape, np.float32))
+    return torch.empty(shape, device=device)
 
 
 @dataclass(frozen=True)
@@ -128,7 +136,7 @@ class Preprocess:
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """uint8 (B, 3, H, W) to float32 (B, 3, size, size)."""
-        inputs = torch.empty(len(pixels), 3, self.size, self.size, device=pixels.device)
+        inputs = _empty((len(pixels), 3, self.size, self.size), pixels.device)
         at_once = max(1, CHUNK_BYTES // (12 * self.size**2)) if pixels.device.type == "cpu" else max(1, len(pixels))
         for part, some in zip(inputs.split(at_once), pixels.split(at_once), strict=True):
             self._prepare(some, part)
@@ -136,13 +144,16 @@ class Preprocess:
 
     def _prepare(self, pixels: Tensor, inputs: Tensor) -> None:
         size = (self.size, self.size) if self.squash else self.size
-        self.normalise(centre_crop(_grey_levels(pixels, size, self.mode), self.size), inputs)
+        height, width = pixels.shape[-2:]
+        nothing_to_crop = new_size(height, width, size) == (self.size, self.size)
+        grey = _grey_levels(pixels, size, self.mode, out=inputs if nothing_to_crop else None)
+        self.normalise(centre_crop(grey, self.size), inputs)
 
     def normalise(self, pixels: Tensor, out: Tensor | None = None) -> Tensor:
         """Grey levels to (value / 255 - mean) / std, as one multiplication and one subtraction per value; into `out` if given."""
         mean = torch.tensor(self.mean, device=pixels.device)[:, None, None]
         std = torch.tensor(self.std, device=pixels.device)[:, None, None]
-        return torch.sub(pixels * (1 / (255 * std)), mean / std, out=out)
+        return torch.mul(pixels, 1 / (255 * std), out=out).sub_(mean / std)
 
     def to_rgb(self, images: Tensor) -> Tensor:
         """Back from normalised images to [0, 1], clamped, for pictures."""
