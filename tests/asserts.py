@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from conftest import EXPECTATIONS
-from vp.claims import family_size, find_claim, load_claims
+from vp.claims import fails_its_test, family_size, find_claim, load_claims
 from vp.evaluation import ContrastTest, PairedTest, contrast_test, paired_test, wilson_interval
 from vp.expectations import (
     Expectation,
@@ -164,11 +164,12 @@ class Judge:
     def _conclude(self, claim: str, evidence: str, verdict: Verdict, **others: object) -> None:
         known = self.known_failures.get(claim, "")
         self.record("judged", claim=claim, evidence=evidence, verdict=str(verdict), known_failure=known, **others)
-        if known and verdict in (Verdict.REPRODUCED, Verdict.CORRECTED):
+        if not fails_its_test(verdict, known):
+            return
+        if known:
             pytest.fail(f"{claim} is listed as a known failure at scale {self.scale}, but is {verdict}: {evidence}")
-        if not known and verdict is Verdict.CONTRADICTED:
-            one = self.claims[claim]
-            pytest.fail(f"{claim}: {one.corrected or one.sentence} {evidence}")
+        one = self.claims[claim]
+        pytest.fail(f"{claim}: {one.corrected or one.sentence} {evidence}")
 
 
 def _by_dataset(cells: Cells, seeds: int) -> dict[tuple[str, int], Tensor]:

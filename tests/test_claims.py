@@ -488,6 +488,22 @@ def test_a_failure_at_one_claim_says_nothing_of_the_next() -> None:
     assert (second.verdict, second.reason) == (Verdict.NOT_RUN, "its test failed at another claim before it came to this one")
 
 
+def assert_earlier_record_stands(judging: Judging) -> None:
+    claims = {name: claim(Kind.ACCURACY, name) for name in "abc"}
+    entries = [judged(None, "a"), {**judged(None, "b", Verdict.CONTRADICTED), "test": f"{FILE}::test_a"}]
+    entries += [ended("failed", name=name) for name in claims]
+    verdicts = [one.verdict for one in judging(claims, entries, [link(*claims)], ())]
+    assert verdicts == [Verdict.REPRODUCED, Verdict.CONTRADICTED, Verdict.NOT_RUN]
+
+
+def test_a_failure_at_one_claim_says_nothing_of_the_one_before() -> None:
+    """What a test recorded of one claim stands when it then fails at another; a bare assertion of several claims refutes none."""
+    assert_earlier_record_stands(judge_claims)
+    claims = {name: claim(Kind.ACCURACY, name) for name in "ab"}
+    bare = [judged(None, "a"), *(ended("failed", name=name) for name in claims)]
+    assert [one.verdict for one in judge_claims(claims, bare, [link(*claims)], ())] == 2 * [Verdict.NOT_RUN]
+
+
 @pytest.mark.parametrize(
     ("wrong", "rule"),
     [
@@ -498,6 +514,7 @@ def test_a_failure_at_one_claim_says_nothing_of_the_next() -> None:
         (controls.never_corrected, assert_corrected),
         (controls.judges_orderings_alone, assert_together),
         (controls.corrects_for_those_that_ran, assert_missing_count),
+        (controls.failures_refute_what_was_recorded, assert_earlier_record_stands),
     ],
     ids=lambda value: value.__name__,
 )
