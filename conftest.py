@@ -73,12 +73,10 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput["vp_started"] = node.config.stash[STARTED]
 
 
-@pytest.hookimpl(tryfirst=True)  # before any test is deselected
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Full-scale reproduction needs a GPU. Runs go first, the slowest ahead; then what compares them; then all other tests;
     measurements last, for one waits until all others pause."""
     scale = config.getoption("--scale")
-    config.stash[CASES] = _cases(config, items)
     for item in items:
         if item.get_closest_marker("reproduces") and scale == "full":
             item.add_marker(pytest.mark.gpu)
@@ -92,17 +90,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if SECTION_FILE.match(item.path.name)]
 
 
-def _cases(config: pytest.Config, items: list[pytest.Item]) -> dict[str, list[str]]:
-    """All tests that decide a claim, by claim: what is deselected later is missed by name."""
-    cases: dict[str, list[str]] = {}
-    for item in items:
-        for claim in claims_of(item):
-            cases.setdefault(claim, []).append(item.nodeid)
-    for chosen in (argument for argument in config.args if "[" in argument):  # one case by name: the others were not collected
-        function = chosen.split("[", 1)[0].split("::")[-1]
-        for tests in cases.values():
-            tests += {test.split("[", 1)[0] for test in tests if test.split("[", 1)[0].endswith(f"::{function}")}
-    return cases
+@pytest.hookimpl(wrapper=True, trylast=True)  # innermost: --lf and a case asked for by name come later
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[pytest.CollectReport]:
+    """All tests that decide a claim, by claim: what is left out later is missed by name."""
+    report = yield
+    cases = collector.config.stash[CASES]
+    for item in report.result or ():
+        if isinstance(item, pytest.Item):
+            for claim in claims_of(item):
+                cases[claim] = [*dict.fromkeys([*cases.get(claim, ()), item.nodeid])]
+    return report
 
 
 def claims_of(item: pytest.Item) -> list[str]:

@@ -603,6 +603,20 @@ def test_a_partial_run_says_so(project: Path) -> None:
     }
 
 
+def test_the_last_failures_alone_are_a_partial_run(project: Path) -> None:
+    """With --lf a claim whose other cases passed before is NOT RUN: what collection leaves out counts as deselected."""
+    file = "tests/test_2_9_planted.py"
+    path = project / file
+    path.write_text(PLANTED.replace('"""So it is in each case."""', 'assert case != "two"'))
+    caching = [word for word in COMMAND if word != "no:cacheprovider"]
+    caching.remove("-p")
+    subprocess.run([*caching, f"{file}::test_cases"], cwd=project, capture_output=True, timeout=240)
+    path.write_text(PLANTED)
+    done = subprocess.run([*caching, *WRITING, "--lf"], cwd=project, capture_output=True, text=True, timeout=240)
+    assert " 1 passed" in done.stdout, done.stdout
+    assert verdicts_in(results_of(project))["cases"] == "NOT RUN"
+
+
 @pytest.mark.parametrize("how", ["a worker that dies", "an interrupt"])
 def test_what_breaks_a_run_off_leaves_an_honest_writeup(how: str, project: Path) -> None:
     """After a worker's death or Ctrl-C there is a writeup, in which what did not finish is NOT RUN and what did has its verdict."""
