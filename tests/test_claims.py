@@ -91,6 +91,24 @@ def test_every_number_that_the_report_prints_is_a_claim() -> None:
                 assert any(fnmatchcase(name, pattern) for name in runs(scale)), (claim.id, pattern)
 
 
+def test_every_accuracy_can_be_decided_somewhere() -> None:
+    """Every claim of numbers can come to a verdict: the report's at full scale, an added one at some scale, by expectations."""
+    expected = {scale: load_expectations(EXPECTATIONS, scale) for scale in SCALES}
+    for claim in LEDGER.values():
+        if claim.runs:
+            found = [
+                verdict_of(
+                    *[cell(name) for name in expected[scale]],
+                    of=claim,
+                    links=[],
+                    runs=runs(scale),
+                    numbers_elsewhere="only the full scale can tell" if scale == "mini" else "",
+                )
+                for scale in SCALES
+            ]
+            assert any(one.verdict is not Verdict.NOT_RUN for one in found), f"{claim.id}: {found[0].reason}"
+
+
 def test_every_run_has_an_expectation_or_a_reason() -> None:
     """Every run of a scale has an expectation, or stands in unjudged.toml with the reason; every pattern there is needed."""
     for scale in SCALES:
@@ -405,6 +423,8 @@ def test_numbers_decide_an_accuracy_claim() -> None:
     assert "no run is called padding-*" in verdict_of(*both, of=one, runs=["other"], links=[]).reason
     small = verdict_of(*both, of=one, runs=names, links=[], numbers_elsewhere="only the full scale can tell")
     assert (small.verdict, small.reason) == (Verdict.NOT_RUN, "only the full scale can tell")
+    added = claim(Kind.ACCURACY, runs=("padding-*",), added=True)
+    assert verdict_of(*both, of=added, runs=names, links=[], numbers_elsewhere="x").verdict is Verdict.REPRODUCED
 
 
 # -- orderings -------------------------------------------------------------------------------------------------------------

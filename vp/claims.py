@@ -225,7 +225,8 @@ def judge_claims(
     correction over as many orderings as the ledger lists for the family: here, where all that ran have arrived from their
     workers, and those that did not count as p = 1. No single test can know the others' p-values, so tests themselves fail by
     Bonferroni's bound m p, which is never below Holm's: what fails there is contradicted here. What only Holm finds is a
-    `complaint`, which fails the run. `numbers_elsewhere`: why this scale cannot decide the report's own numbers, if so.
+    `complaint`, which fails the run. `numbers_elsewhere`: why this scale cannot decide the report's own numbers, if so; what was
+    added to the report is held to this scale's.
     """
     known = list(entries)
     tests = [entry for entry in known if entry["kind"] == "test"]
@@ -364,7 +365,7 @@ def _by_numbers(
     for name in runs:
         if name not in cells:
             found.append(_Finding(Verdict.NOT_RUN, "", excused.get(name, "its runs were not selected, or did not finish")))
-        elif elsewhere:
+        elif elsewhere and not claim.added:
             found.append(_Finding(Verdict.NOT_RUN, "", elsewhere))
         else:
             cell = cells[name]
