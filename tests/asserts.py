@@ -99,15 +99,15 @@ class Judge:
         except Exception as error:
             return f"The gap could not be explained: {type(error).__name__}: {error}."
 
-    def ordering(self, first: Cells, second: Cells, *, or_equal: bool = False, claim: str = "") -> None:
-        """Is `first` better than `second` over all matching cells? A paired test over the images decides."""
+    def ordering(self, first: Cells, second: Cells, *, or_equal: bool = False, claim: str = "", note: str = "") -> None:
+        """Is `first` better than `second` over all matching cells? A paired test over the images decides; `note` goes with it."""
         seeds = max(len(results) for results in (*first, *second))
         test = paired_test(*(torch.cat(list(_by_dataset(cells, seeds).values()), dim=1) for cells in (first, second)))
         pairs = [(fmean(r.top1 for r in one), fmean(r.top1 for r in other)) for one, other in zip(first, second, strict=True)]
         ahead = f", ahead in {sum(one > other for one, other in pairs)} of {len(pairs)} cells" if len(pairs) > 1 else ""
         evidence = (
             f"{_names(first)}: {100 * test.mean_difference:+.2f} points against {_names(second)}{ahead}; {test.first_better} "
-            f"images better, {test.second_better} worse, {_p(test.p_value)}"
+            f"images better, {test.second_better} worse, {_p(test.p_value)}{f"; {note}" if note else ""}"
         )
         self.decide(test, evidence, or_equal=or_equal, claim=claim)
 
