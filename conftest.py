@@ -373,15 +373,20 @@ def _writeup(config: pytest.Config) -> tuple[Any, list[str]]:
         "provenance": _computed_with(provenances),
     }
     tests = [config.stash[TESTS][name] for name in sorted(config.stash[TESTS])]
-    judgements, problem, report, published = [], "", {}, {}
-    try:
-        links = find_links(ROOT / "tests")
-        judgements = judge_claims(_ledger(), entries, links, runs(scale), NUMBERS_ELSEWHERE if scale == "mini" else "")
-        report, published = load_expectations(EXPECTATIONS, "full"), load_published(EXPECTATIONS)
-    except VpError as error:
-        problem = str(error)
+    problems: list[str] = []
+
+    def read(load: Callable[[], Any]) -> Any:
+        try:
+            return load()
+        except VpError as error:
+            problems.append(str(error))
+            return {}
+
+    claims, links = read(_ledger), read(lambda: find_links(ROOT / "tests"))
+    judgements = judge_claims(claims, entries, links, runs(scale), NUMBERS_ELSEWHERE if scale == "mini" else "") if links else []
+    report, published = read(lambda: load_expectations(EXPECTATIONS, "full")), read(lambda: load_published(EXPECTATIONS))
     complaints = [judgement.complaint for judgement in judgements if judgement.complaint]
-    return build(entries, judgements, tests, Sources(runs(scale), report, published, about), problem), complaints
+    return build(entries, judgements, tests, Sources(runs(scale), report, published, about), "; ".join(problems)), complaints
 
 
 SCALE_IN_WORDS = {

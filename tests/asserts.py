@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from conftest import EXPECTATIONS
-from vp.claims import fails_its_test, family_size, find_claim, load_claims
+from vp.claims import Claim, fails_its_test, family_size, find_claim, load_claims
 from vp.evaluation import ContrastTest, PairedTest, contrast_test, paired_test, wilson_interval
 from vp.expectations import (
     Expectation,
@@ -29,6 +30,13 @@ from vp.gaps import climb, in_words
 from vp.store import obtain
 
 Cells = Sequence[Sequence[Result]]  # one sequence of results (a seed each) for each matching cell
+
+
+@cache
+def _read(folder: Path, scale: str) -> tuple[dict[str, Claim], dict[str, Expectation], dict[str, str], dict[str, str]]:
+    """What a judge holds numbers and orderings to, read once."""
+    reasons = load_unjudged(folder, scale), load_known_failures(folder, scale)
+    return load_claims(folder), load_expectations(folder, scale), *reasons
 
 
 class Judge:
@@ -48,10 +56,7 @@ class Judge:
         self.scale, self.accept, self.record, self.own, self.device = scale, accept, record, claims, device
         self.find = find or (lambda name: find_run(name, scale))  # the Run as this session performs it
         self.explains = True
-        self.claims = load_claims(expectations)
-        self.expectations = load_expectations(expectations, scale)
-        self.unjudged = load_unjudged(expectations, scale)
-        self.known_failures = load_known_failures(expectations, scale)
+        self.claims, self.expectations, self.unjudged, self.known_failures = _read(expectations, scale)
 
     def cell(self, results: Sequence[Result]) -> None:
         """Fails when the mean top-1 over the seeds is not within the tolerance of the committed expectation."""
@@ -107,7 +112,7 @@ class Judge:
         ahead = f", ahead in {sum(one > other for one, other in pairs)} of {len(pairs)} cells" if len(pairs) > 1 else ""
         evidence = (
             f"{_names(first)}: {100 * test.mean_difference:+.2f} points against {_names(second)}{ahead}; {test.first_better} "
-            f"images better, {test.second_better} worse, {_p(test.p_value)}{f"; {note}" if note else ""}"
+            f"images better, {test.second_better} worse, {_p(test.p_value)}{f'; {note}' if note else ''}"
         )
         self.decide(test, evidence, or_equal=or_equal, claim=claim)
 

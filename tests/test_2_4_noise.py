@@ -192,9 +192,7 @@ for _, names in CURVES.values():
 @pytest.mark.reproduces
 def test_figure_of_accuracy_against_noise(results, record) -> None:
     """Accuracy of prompted and zero-shot CLIP is drawn against the std of the noise, from 0 to 0.5."""
-    lines = {
-        label: [(results(name)[0].top1, results(name)[0].interval()) for name in names] for label, names in CURVES.values()
-    }
+    lines = {label: [(results(name)[0].top1, results(name)[0].interval()) for name in names] for label, names in CURVES.values()}
     figure: Figure = noise_curve([0.0, 0.1, *CURVE_STDS], lines)
     record(
         "figure",

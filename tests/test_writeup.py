@@ -652,13 +652,29 @@ def test_a_malformed_ledger_fails_with_its_line(project: Path) -> None:
     path = project / "expectations" / "claims.toml"
     path.write_text(LEDGER.replace('kind = "theorem"', 'kind = "lemma"', 1))
     (project / "results.json").mkdir()
-    done = pytest_in(project, *WRITING, "tests/test_3_9_planted.py")
+    shutil.copy(ROOT / "tests" / "test_claims.py", project / "tests")
+    ledgers_own = "tests/test_claims.py::test_every_claim_that_can_be_tested_is"
+    done = pytest_in(project, *WRITING, "tests/test_3_9_planted.py", ledgers_own)
+    assert " 2 failed in " in done.stdout, done.stdout
     complaint = f"{path}:4: [proved] kind is 'lemma', expected one of theorem, accuracy, ordering, cost, argued"
     assert done.returncode == 1
     assert "INTERNALERROR" not in done.stdout + done.stderr
     assert complaint in done.stdout
     assert complaint in text_of((project / "report.html").read_text("utf-8"))
     assert "FAILED no results: results.json cannot be written" in done.stdout
+
+
+def test_a_malformed_file_of_numbers_is_named_beside_the_judgements(project: Path) -> None:
+    """Where the report's or published numbers cannot be read, that is said, the run fails, and claims are judged all the same."""
+    (project / "expectations" / "full").mkdir()
+    (project / "expectations" / "full" / "table_2.toml").write_text("[padding-10]\nvalue = 'much'\n")
+    (project / "expectations" / "published.toml").write_text("[[padding-10]]\nvalue = 1\n")
+    done = pytest_in(project, *WRITING, "tests/test_3_9_planted.py")
+    assert done.returncode == 1
+    assert verdicts_in(results_of(project))["elsewhere"] == "reproduced"
+    for file in ("full/table_2.toml:2: [padding-10] value", "published.toml:1: [padding-10] what is missing"):
+        assert file in results_of(project)["problem"]
+    assert "This writeup is not whole: " in text_of((project / "report.html").read_text("utf-8"))
 
 
 @pytest.mark.parametrize(

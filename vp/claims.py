@@ -145,10 +145,13 @@ def fill_in(claim: str, parameters: Mapping[str, object]) -> str:
 
 
 def find_links(tests: Path) -> list[Link]:
-    """The test functions of test_[0-9]*.py that decide claims, read from their source: what is not collected is found, too."""
+    """The test functions of test_[0-9]*.py that decide claims, read from their source: what is not collected is found, too.
+
+    Raises VpError that names file and line when one is not Python.
+    """
     links = []
     for path in sorted(tests.glob("test_[0-9]*.py")):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        for node in _parsed(path).body:
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
                 marks = _marks(node)
                 named = [str(arg.value) for mark in marks.get("claim", ()) for arg in mark.args if isinstance(arg, ast.Constant)]
@@ -158,6 +161,13 @@ def find_links(tests: Path) -> list[Link]:
                 if claims or judges:
                     links.append(Link(f"{tests.name}/{path.name}::{node.name}", node.lineno, claims, judges))
     return links
+
+
+def _parsed(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, ValueError) as error:
+        raise VpError(f"{path}:{getattr(error, 'lineno', None) or 1}: is not Python: {error}") from error
 
 
 def _marks(node: ast.FunctionDef) -> dict[str, list[ast.Call]]:
@@ -328,8 +338,10 @@ def _function(test: str) -> str:
 
 
 def _by_record(record: Entry, entry: Entry, told: bool, alone: bool) -> _Finding:
-    """What a test recorded stands when its failure is told by a verdict. By another failure it refutes the claim that it has `alone`;
-    of several claims it refutes none, for it does not say which."""
+    """What a test recorded stands when its failure is told by a verdict.
+
+    By another failure it refutes the claim that it has `alone`; of several it refutes none, for it does not say which.
+    """
     verdict, evidence = Verdict(record["verdict"]), record["evidence"]
     by_holm = entry["outcome"] == "passed" and (record["paired"] is not None or record["contrast"] is not None)
     if entry["outcome"] == "failed" and not told and verdict is not Verdict.CONTRADICTED and not record["known_failure"]:

@@ -95,6 +95,4 @@ def failures_refute_what_was_recorded(claims: Any, entries: Any, links: Any, *ot
     """Looks at each claim of a failed test by itself: test_a_failure_at_one_claim_says_nothing_of_the_one_before."""
     known = list(entries)
     alone = [[entry for entry in known if entry.get("claim", name) == name] for name in claims]
-    return [
-        judge_claims({name: claims[name]}, own, links, *others, **more)[0] for name, own in zip(claims, alone, strict=True)
-    ]
+    return [judge_claims({name: claims[name]}, own, links, *others, **more)[0] for name, own in zip(claims, alone, strict=True)]

@@ -40,7 +40,7 @@ class Sources:
 def build(
     entries: Iterable[Entry], judgements: Sequence[Judgement], tests: Sequence[Entry], sources: Sources, problem: str = ""
 ) -> Content:
-    """All that the writeup says. `problem`: why there are no judgements, where the ledger cannot be read."""
+    """All that the writeup says. `problem`: which of its files cannot be read; without the ledger there are no judgements."""
     known = list(entries)
     numbers = _numbers(known, sources)
     chapters = []

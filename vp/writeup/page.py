@@ -119,7 +119,8 @@ def _opening(content: Content) -> str:
         for verdict in Verdict
         if verdict is not Verdict.REHEARSAL or statements[verdict] + numbers[verdict]
     ]
-    problem = f"<p class='problem'>No statement can be judged: {escape(content['problem'])}</p>" if content["problem"] else ""
+    lacking = "This writeup is not whole" if total else "No statement can be judged"
+    problem = f"<p class='problem'>{lacking}: {escape(content['problem'])}</p>" if content["problem"] else ""
     return (
         f"<p class='lead'>Of {total} statements that can be tested, {ran} were decided in this run: "
         f"{statements[Verdict.REPRODUCED]} reproduced, {statements[Verdict.WITHIN_NOISE]} within noise, "
