@@ -249,7 +249,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     marker = item.get_closest_marker("reproduces")
     ended = call.when == "call" or report.outcome != "passed"
     if marker and marker.args and report.outcome != "passed" and not any(entry["kind"] == "cell" for entry in entries):
-        entries.append({"kind": "not run", "runs": [*marker.args], "reason": _why(report)})
+        entries.append({"kind": "not run", "test": item.nodeid, "runs": [*marker.args], "reason": _why(report)})
     for claim in claims_of(item) if ended else ():
         rehearsed = report.outcome == "passed" and marker and item.config.getoption("--rehearse")
         entries.append(
@@ -371,6 +371,7 @@ def _writeup(config: pytest.Config) -> tuple[Any, list[str]]:
     about = {
         "scale": f"{SCALE_IN_WORDS[scale]} Seeds: {seeds}.{full_scale.in_words(config.option)}",
         "provenance": _computed_with(provenances),
+        "numbers held to": "the miniature" if scale == "mini" else "the report",
     }
     tests = [config.stash[TESTS][name] for name in sorted(config.stash[TESTS])]
     problems: list[str] = []

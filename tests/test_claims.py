@@ -413,10 +413,13 @@ def assert_not_run(judging: Judging) -> None:
     assert verdict_of(*skipped, judging=judging).reason == "why skipped"
     deselected = verdict_of(skipped[0], judging=judging)
     assert deselected.verdict is Verdict.NOT_RUN
-    assert deselected.reason == "1 of its 2 tests were not selected, or did not finish"
+    assert deselected.reason == "1 of its 2 tests were not part of this run, or did not finish"
     elsewhere = verdict_of(ended(), links=[link("a"), link("a", test="test_b")], judging=judging)
-    assert (elsewhere.verdict, elsewhere.reason) == (Verdict.NOT_RUN, "1 of its 2 tests were not selected, or did not finish")
-    assert verdict_of(judging=judging).reason == "its test was not selected, or did not finish"
+    assert (elsewhere.verdict, elsewhere.reason) == (
+        Verdict.NOT_RUN,
+        "1 of its 2 tests were not part of this run, or did not finish",
+    )
+    assert verdict_of(judging=judging).reason == "its test was not part of this run, or did not finish"
     assert verdict_of(links=[], judging=judging).reason == "no test decides it"
 
 
@@ -492,7 +495,7 @@ def test_orderings_of_a_family_are_judged_together() -> None:
 def assert_missing_count(judging: Judging) -> None:
     first, *_ = family(better(0.02), None, None, judging=judging)
     assert first.verdict is Verdict.WITHIN_NOISE
-    assert "by Holm over 3 orderings: 0.06" in first.evidence[0]
+    assert "corrected for 3 comparisons: 0.06" in first.evidence[0]
 
 
 def test_orderings_that_did_not_run_count() -> None:

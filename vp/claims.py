@@ -329,7 +329,7 @@ def _by_tests(
         found += [_by_record(one, entry, test in told, alone) for one in recorded] or [_by_outcome(entry)]
     if missing := expected - own.keys():
         which = f"{len(missing)} of its {len(expected)} tests were" if len(expected) > 1 else "its test was"
-        found.append(_Finding(Verdict.NOT_RUN, "", f"{which} not selected, or did not finish"))
+        found.append(_Finding(Verdict.NOT_RUN, "", f"{which} not part of this run, or did not finish"))
     return found
 
 
@@ -376,7 +376,7 @@ def _by_numbers(
     found = []
     for name in runs:
         if name not in cells:
-            found.append(_Finding(Verdict.NOT_RUN, "", excused.get(name, "its runs were not selected, or did not finish")))
+            found.append(_Finding(Verdict.NOT_RUN, "", excused.get(name, "its runs were not part of this run, or did not finish")))
         elif elsewhere and not claim.added:
             found.append(_Finding(Verdict.NOT_RUN, "", elsewhere))
         else:
@@ -399,7 +399,7 @@ def _adjust(judged: Sequence[Entry], claims: Mapping[str, Claim]) -> list[Entry]
         for member, test, p_value in zip(members, tests, p_values, strict=False):
             verdict = ordering_verdict(replace(test, p_value=p_value), member["or_equal"])
             words = f"{p_value:.2g}" if p_value > 1e-99 else "below 1e-99"
-            corrected = f" (by Holm over {size} orderings: {words})" if size > 1 else ""
+            corrected = f" (corrected for {size} comparisons: {words})" if size > 1 else ""
             others.append({**member, "verdict": str(verdict), "evidence": member["evidence"] + corrected, "p_value": p_value})
     return others
 
