@@ -73,12 +73,10 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput["vp_started"] = node.config.stash[STARTED]
 
 
-@pytest.hookimpl(tryfirst=True)  # before any test is deselected
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Full-scale reproduction needs a GPU. Runs go first, the slowest ahead; then what compares them; then all other tests;
     measurements last, for one waits until all others pause."""
     scale = config.getoption("--scale")
-    config.stash[CASES] = _cases(config, items)
     for item in items:
         if item.get_closest_marker("reproduces") and scale == "full":
             item.add_marker(pytest.mark.gpu)
@@ -92,17 +90,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if SECTION_FILE.match(item.path.name)]
 
 
-def _cases(config: pytest.Config, items: list[pytest.Item]) -> dict[str, list[str]]:
-    """All tests that decide a claim, by claim: what is deselected later is missed by name."""
-    cases: dict[str, list[str]] = {}
-    for item in items:
-        for claim in claims_of(item):
-            cases.setdefault(claim, []).append(item.nodeid)
-    for chosen in (argument for argument in config.args if "[" in argument):  # one case by name: the others were not collected
-        function = chosen.split("[", 1)[0].split("::")[-1]
-        for tests in cases.values():
-            tests += {test.split("[", 1)[0] for test in tests if test.split("[", 1)[0].endswith(f"::{function}")}
-    return cases
+@pytest.hookimpl(wrapper=True, trylast=True)  # innermost: --lf and a case asked for by name come later
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[pytest.CollectReport]:
+    """All tests that decide a claim, by claim: what is left out later is missed by name."""
+    report = yield
+    cases = collector.config.stash[CASES]
+    for item in report.result or ():
+        if isinstance(item, pytest.Item):
+            for claim in claims_of(item):
+                cases[claim] = [*dict.fromkeys([*cases.get(claim, ()), item.nodeid])]
+    return report
 
 
 def claims_of(item: pytest.Item) -> list[str]:
@@ -253,7 +250,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     marker = item.get_closest_marker("reproduces")
     ended = call.when == "call" or report.outcome != "passed"
     if marker and marker.args and report.outcome != "passed" and not any(entry["kind"] == "cell" for entry in entries):
-        entries.append({"kind": "not run", "runs": [*marker.args], "reason": _why(report)})
+        entries.append({"kind": "not run", "test": item.nodeid, "runs": [*marker.args], "reason": _why(report)})
     for claim in claims_of(item) if ended else ():
         rehearsed = report.outcome == "passed" and marker and item.config.getoption("--rehearse")
         entries.append(
@@ -374,17 +371,23 @@ def _writeup(config: pytest.Config) -> tuple[Any, list[str]]:
     about = {
         "scale": f"{SCALE_IN_WORDS[scale]} Seeds: {seeds}.{full_scale.in_words(config.option)}",
         "provenance": _computed_with(provenances),
+        "numbers held to": "the miniature" if scale == "mini" else "the report",
     }
     tests = [config.stash[TESTS][name] for name in sorted(config.stash[TESTS])]
-    judgements, problem, report, published = [], "", {}, {}
-    try:
-        links = find_links(ROOT / "tests")
-        judgements = judge_claims(_ledger(), entries, links, runs(scale), NUMBERS_ELSEWHERE if scale == "mini" else "")
-        report, published = load_expectations(EXPECTATIONS, "full"), load_published(EXPECTATIONS)
-    except VpError as error:
-        problem = str(error)
+    problems: list[str] = []
+
+    def read(load: Callable[[], Any]) -> Any:
+        try:
+            return load()
+        except VpError as error:
+            problems.append(str(error))
+            return {}
+
+    claims, links = read(_ledger), read(lambda: find_links(ROOT / "tests"))
+    judgements = judge_claims(claims, entries, links, runs(scale), NUMBERS_ELSEWHERE if scale == "mini" else "") if links else []
+    report, published = read(lambda: load_expectations(EXPECTATIONS, "full")), read(lambda: load_published(EXPECTATIONS))
     complaints = [judgement.complaint for judgement in judgements if judgement.complaint]
-    return build(entries, judgements, tests, Sources(runs(scale), report, published, about), problem), complaints
+    return build(entries, judgements, tests, Sources(runs(scale), report, published, about), "; ".join(problems)), complaints
 
 
 SCALE_IN_WORDS = {

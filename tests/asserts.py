@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from conftest import EXPECTATIONS
-from vp.claims import family_size, find_claim, load_claims
+from vp.claims import Claim, fails_its_test, family_size, find_claim, load_claims
 from vp.evaluation import ContrastTest, PairedTest, contrast_test, paired_test, wilson_interval
 from vp.expectations import (
     Expectation,
@@ -29,6 +30,13 @@ from vp.gaps import climb, in_words
 from vp.store import obtain
 
 Cells = Sequence[Sequence[Result]]  # one sequence of results (a seed each) for each matching cell
+
+
+@cache
+def _read(folder: Path, scale: str) -> tuple[dict[str, Claim], dict[str, Expectation], dict[str, str], dict[str, str]]:
+    """What a judge holds numbers and orderings to, read once."""
+    reasons = load_unjudged(folder, scale), load_known_failures(folder, scale)
+    return load_claims(folder), load_expectations(folder, scale), *reasons
 
 
 class Judge:
@@ -48,10 +56,7 @@ class Judge:
         self.scale, self.accept, self.record, self.own, self.device = scale, accept, record, claims, device
         self.find = find or (lambda name: find_run(name, scale))  # the Run as this session performs it
         self.explains = True
-        self.claims = load_claims(expectations)
-        self.expectations = load_expectations(expectations, scale)
-        self.unjudged = load_unjudged(expectations, scale)
-        self.known_failures = load_known_failures(expectations, scale)
+        self.claims, self.expectations, self.unjudged, self.known_failures = _read(expectations, scale)
 
     def cell(self, results: Sequence[Result]) -> None:
         """Fails when the mean top-1 over the seeds is not within the tolerance of the committed expectation."""
@@ -99,15 +104,15 @@ class Judge:
         except Exception as error:
             return f"The gap could not be explained: {type(error).__name__}: {error}."
 
-    def ordering(self, first: Cells, second: Cells, *, or_equal: bool = False, claim: str = "") -> None:
-        """Is `first` better than `second` over all matching cells? A paired test over the images decides."""
+    def ordering(self, first: Cells, second: Cells, *, or_equal: bool = False, claim: str = "", note: str = "") -> None:
+        """Is `first` better than `second` over all matching cells? A paired test over the images decides; `note` goes with it."""
         seeds = max(len(results) for results in (*first, *second))
         test = paired_test(*(torch.cat(list(_by_dataset(cells, seeds).values()), dim=1) for cells in (first, second)))
         pairs = [(fmean(r.top1 for r in one), fmean(r.top1 for r in other)) for one, other in zip(first, second, strict=True)]
         ahead = f", ahead in {sum(one > other for one, other in pairs)} of {len(pairs)} cells" if len(pairs) > 1 else ""
         evidence = (
             f"{_names(first)}: {100 * test.mean_difference:+.2f} points against {_names(second)}{ahead}; {test.first_better} "
-            f"images better, {test.second_better} worse, {_p(test.p_value)}"
+            f"images better, {test.second_better} worse, {_p(test.p_value)}{f'; {note}' if note else ''}"
         )
         self.decide(test, evidence, or_equal=or_equal, claim=claim)
 
@@ -164,11 +169,12 @@ class Judge:
     def _conclude(self, claim: str, evidence: str, verdict: Verdict, **others: object) -> None:
         known = self.known_failures.get(claim, "")
         self.record("judged", claim=claim, evidence=evidence, verdict=str(verdict), known_failure=known, **others)
-        if known and verdict in (Verdict.REPRODUCED, Verdict.CORRECTED):
+        if not fails_its_test(verdict, known):
+            return
+        if known:
             pytest.fail(f"{claim} is listed as a known failure at scale {self.scale}, but is {verdict}: {evidence}")
-        if not known and verdict is Verdict.CONTRADICTED:
-            one = self.claims[claim]
-            pytest.fail(f"{claim}: {one.corrected or one.sentence} {evidence}")
+        one = self.claims[claim]
+        pytest.fail(f"{claim}: {one.corrected or one.sentence} {evidence}")
 
 
 def _by_dataset(cells: Cells, seeds: int) -> dict[tuple[str, int], Tensor]:

@@ -12,7 +12,7 @@ from tests.controls import prompts as controls
 from tests.strategies import batches, pixels, seeds, tensor
 from vp.data import Preprocess
 from vp.evaluation import contrast_test, wilson_interval
-from vp.expectations import Verdict
+from vp.expectations import positive_verdict
 from vp.experiments import Run, runs
 from vp.models import DEFAULT_TEMPLATE, FrozenCLIP, cosine_logits, fill_template, label_probabilities, load_clip
 from vp.models.mini_clip import mini_tokenizer, new_mini_clip
@@ -246,16 +246,16 @@ def test_figure_5_clip_tells_the_primary_colour(find, backbone: FrozenCLIP, reco
         "pixels, its bar should be the long one; elsewhere the bars should be more even.",
         record,
     )
-    words, low, _ = share(correct[distinct])
+    words, low, high = share(correct[distinct])
     judge.conclude(
         f"{words} whose mean colour leads by over 0.25; a high degree means above 80%, chance is 33.3%",
-        Verdict.REPRODUCED if low > 0.8 else Verdict.CONTRADICTED,
+        positive_verdict((low - 0.8, high - 0.8)),
         claim="primary-colour",
     )
-    words, low, _ = share(probabilities[distinct].amax(1) > 0.5)
+    words, low, high = share(probabilities[distinct].amax(1) > 0.5)
     judge.conclude(
         f"the most probable colour outweighs both others together in {words} with a distinct one; high means in above half",
-        Verdict.REPRODUCED if low > 0.5 else Verdict.CONTRADICTED,
+        positive_verdict((low - 0.5, high - 0.5)),
         claim="primary-colour-confidence",
     )
     entropy = -(probabilities * probabilities.clamp(min=1e-12).log()).sum(1)
@@ -285,16 +285,17 @@ def test_figure_6_clip_tells_human_made_from_natural(find, backbone: FrozenCLIP,
         record,
     )
     correct, confidence = (probabilities[:, 1] > 0.5) == natural, probabilities.amax(1)
-    words, low, _ = share(correct)
+    words, low, high = share(correct)
+    larger = max(float(natural.float().mean()), float((~natural).float().mean()))
     judge.conclude(
-        f"right in {words}; chance 50%",
-        Verdict.REPRODUCED if low > 0.5 else Verdict.CONTRADICTED,
+        f"right in {words}; {larger:.0%} are of the larger kind, which always giving one answer would get right",
+        positive_verdict((low - larger, high - larger)),
         claim="human-made-or-natural",
     )
     words, low, high = share(probabilities[~natural, 0] > 0.75)
     judge.conclude(
         f"“human-made” has over 75% in {words} of human-made objects; high means in above half",
-        Verdict.REPRODUCED if low > 0.5 else Verdict.CONTRADICTED if high < 0.5 else Verdict.WITHIN_NOISE,
+        positive_verdict((low - 0.5, high - 0.5)),
         claim="human-made-confidence",
     )
     test = contrast_test(confidence[correct], -confidence[~correct])

@@ -402,7 +402,7 @@ def cells(results, scale: str):
 @pytest.mark.reproduces
 @pytest.mark.parametrize("column", ["front", "back"])
 def test_early_injection_beats_late(column: str, cells, judge) -> None:
-    """Injecting prompts at early layers yields higher classification performance across the board than at later layers."""
+    """Injecting prompts at early layers yields higher classification performance than at later layers, over all cells together."""
     judge.ordering(cells("first", None, column), cells("last", None, column))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from statistics import fmean
 
 import pytest
 import torch
@@ -180,17 +181,18 @@ def test_the_prompt_does_not_make_clip_more_robust(results, judge) -> None:
     judge.contrast([(weight, [results(name)]) for weight, name in names])
 
 
-@pytest.mark.claim("accuracy-falls-with-noise")
+CURVES = {
+    "zero-shot": ("zero-shot CLIP", ["zero-shot-100-test", "zero-shot-100-noise"]),
+    "padding": ("padding prompt", ["padding-100", "padding-100-noise"]),
+}
+for _, names in CURVES.values():
+    names += [f"{names[1]}-{std}" for std in CURVE_STDS]
+
+
 @pytest.mark.reproduces
 def test_figure_of_accuracy_against_noise(results, record) -> None:
-    """Accuracy of prompted and zero-shot CLIP falls as the noise grows from std 0 to 0.5."""
-    lines = {}
-    for label, short, clean in (
-        ("zero-shot CLIP", "zero-shot-100", "zero-shot-100-test"),
-        ("padding prompt", "padding-100", "padding-100"),
-    ):
-        names = [clean, f"{short}-noise", *(f"{short}-noise-{std}" for std in CURVE_STDS)]
-        lines[label] = [(results(name)[0].top1, results(name)[0].interval()) for name in names]
+    """Accuracy of prompted and zero-shot CLIP is drawn against the std of the noise, from 0 to 0.5."""
+    lines = {label: [(results(name)[0].top1, results(name)[0].interval()) for name in names] for label, names in CURVES.values()}
     figure: Figure = noise_curve([0.0, 0.1, *CURVE_STDS], lines)
     record(
         "figure",
@@ -200,6 +202,13 @@ def test_figure_of_accuracy_against_noise(results, record) -> None:
         "intervals. Where the lines come closer, the prompt loses more to the noise than it keeps.",
         svg=to_svg(figure, "noise-curve"),
     )
-    for label, line in lines.items():
-        if not line[-1][0] < line[0][0]:
-            pytest.fail(f"{label}: {line[-1][0]:.2f}% under noise of std {CURVE_STDS[-1]}, {line[0][0]:.2f}% without")
+
+
+@pytest.mark.claim("strong-noise-lowers-{which}")
+@pytest.mark.reproduces
+@pytest.mark.parametrize("which", ["zero-shot", "padding"])
+def test_strong_noise_lowers_accuracy(which: str, results, judge) -> None:
+    """Under noise of std 0.5 the accuracy is lower than without noise; in between it may rise, as the curve shows."""
+    _, names = CURVES[which]
+    curve = ", ".join(f"{fmean(result.top1 for result in results(name)):.2f}" for name in names)
+    judge.ordering([results(names[0])], [results(names[-1])], note=f"with noise of std 0 to {CURVE_STDS[-1]}: {curve}")

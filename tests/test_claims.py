@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,17 @@ from vp.writeup import find_code
 from vp.writeup.chapters import CHAPTERS
 
 TESTS = Path(__file__).parent
-LEDGER = load_claims(EXPECTATIONS)
-LINKS = find_links(TESTS)
+
+
+@cache
+def project_claims() -> dict[str, Claim]:
+    """The project's ledger: read by the tests, not on import, so that a malformed one fails them and stops no collection."""
+    return load_claims(EXPECTATIONS)
+
+
+@cache
+def project_links() -> list[Link]:
+    return find_links(TESTS)
 
 
 # -- the project's ledger --------------------------------------------------------------------------------------------------
@@ -38,7 +48,7 @@ LINKS = find_links(TESTS)
 def reproduced_runs() -> Counter[str]:
     """How many tests judge the number of each run, by the markers of the tests' parameters."""
     found: Counter[str] = Counter()
-    for link in LINKS:
+    for link in project_links():
         if link.judges_runs:
             file, function = link.test.split("::")
             module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
@@ -51,23 +61,25 @@ def reproduced_runs() -> Counter[str]:
 def test_every_claim_that_can_be_tested_is() -> None:
     """Every claim of the ledger that is not only argued is decided by at least one test."""
     unlinked = {
-        claim.id for claim in LEDGER.values() if claim.kind is not Kind.ARGUED and not any(one.decides(claim) for one in LINKS)
+        claim.id
+        for claim in project_claims().values()
+        if claim.kind is not Kind.ARGUED and not any(one.decides(claim) for one in project_links())
     }
     assert unlinked == set(), "give each of these claims a test, or list it as argued with the reason"
 
 
 def test_every_test_decides_claims_of_the_ledger() -> None:
     """Every id that a test is marked with, for all of its parameters, is a claim of the ledger and not one that is only argued."""
-    for link in LINKS:
+    for link in project_links():
         for one in link.claims:
-            assert one in LEDGER, f"{link.test} is marked with claim {one!r}, which claims.toml does not have"
-            assert LEDGER[one].kind is not Kind.ARGUED, f"{link.test} decides {one!r}, which is listed as argued"
+            assert one in project_claims(), f"{link.test} is marked with claim {one!r}, which claims.toml does not have"
+            assert project_claims()[one].kind is not Kind.ARGUED, f"{link.test} decides {one!r}, which is listed as argued"
 
 
 def test_a_claim_is_decided_in_the_file_of_its_section() -> None:
     """A claim of section X.Y is decided by tests in test_X_Y_*.py, where a reader looks for them."""
-    for claim in LEDGER.values():
-        for link in LINKS:
+    for claim in project_claims().values():
+        for link in project_links():
             if link.decides(claim):
                 assert link.test.startswith(f"tests/test_{claim.section[:3].replace('.', '_')}_"), (claim.id, link.test)
 
@@ -75,20 +87,38 @@ def test_a_claim_is_decided_in_the_file_of_its_section() -> None:
 def test_the_ledger_is_the_whole_report() -> None:
     """The ledger has claims of every section of the writeup, in the report's order, at least 60 of them decided by tests."""
     sections = [section.number for chapter in CHAPTERS.values() for section in chapter]
-    order = [sections.index(claim.section) for claim in LEDGER.values()]
+    order = [sections.index(claim.section) for claim in project_claims().values()]
     assert order == sorted(order)
-    assert all(any(claim.section.startswith(number) for claim in LEDGER.values()) for number in sections)
-    assert sum(claim.kind is not Kind.ARGUED and not claim.added for claim in LEDGER.values()) >= 60
+    assert all(any(claim.section.startswith(number) for claim in project_claims().values()) for number in sections)
+    assert sum(claim.kind is not Kind.ARGUED and not claim.added for claim in project_claims().values()) >= 60
 
 
 def test_every_number_that_the_report_prints_is_a_claim() -> None:
     """Every run whose number the report prints belongs to an accuracy claim, and every pattern of a claim is of runs that exist."""
     for scale in SCALES:
         for name in [name for name, one in load_expectations(EXPECTATIONS, "full").items() if one.source.startswith("report")]:
-            assert any(fnmatchcase(name, pattern) for claim in LEDGER.values() for pattern in claim.runs), name
-        for claim in LEDGER.values():
+            assert any(fnmatchcase(name, pattern) for claim in project_claims().values() for pattern in claim.runs), name
+        for claim in project_claims().values():
             for pattern in claim.runs:
                 assert any(fnmatchcase(name, pattern) for name in runs(scale)), (claim.id, pattern)
+
+
+def test_every_accuracy_can_be_decided_somewhere() -> None:
+    """Every claim of numbers can come to a verdict: the report's at full scale, an added one at some scale, by expectations."""
+    expected = {scale: load_expectations(EXPECTATIONS, scale) for scale in SCALES}
+    for claim in project_claims().values():
+        if claim.runs:
+            found = [
+                verdict_of(
+                    *[cell(name) for name in expected[scale]],
+                    of=claim,
+                    links=[],
+                    runs=runs(scale),
+                    numbers_elsewhere="only the full scale can tell" if scale == "mini" else "",
+                )
+                for scale in SCALES
+            ]
+            assert any(one.verdict is not Verdict.NOT_RUN for one in found), f"{claim.id}: {found[0].reason}"
 
 
 def test_every_run_has_an_expectation_or_a_reason() -> None:
@@ -109,18 +139,27 @@ def test_every_run_is_judged_by_one_test() -> None:
     assert reproduced_runs() == Counter(runs("mini").keys())
 
 
+def assert_known_failures_apply(names: Iterable[str], claims: Mapping[str, Claim]) -> None:
+    for name in names:
+        kind = find_claim(name, claims).kind
+        assert kind is Kind.ORDERING, (
+            f"{name} is of kind {kind}: only an ordering can be a known failure, others fail by their tests"
+        )
+
+
 def test_known_failures_and_published_figures_are_of_what_exists() -> None:
-    """Every known failure is of a claim that a test decides, every figure published elsewhere of a run."""
+    """Every known failure is of an ordering, which alone is judged by that file; every figure published elsewhere is of a run."""
     for scale in SCALES:
-        for name in load_known_failures(EXPECTATIONS, scale):
-            find_claim(name, LEDGER)
+        assert_known_failures_apply(load_known_failures(EXPECTATIONS, scale), project_claims())
+    with pytest.raises(AssertionError, match="a is of kind theorem: only an ordering can be a known failure"):
+        assert_known_failures_apply(["a"], {"a": claim()})
     assert {*load_published(EXPECTATIONS)} <= {*runs("full")} & {*runs("mini")}
 
 
 def test_the_code_that_claims_name_exists() -> None:
     """Every module, class and function named as a claim's code can be found, so that a reader can."""
     root = TESTS.parent
-    for claim in LEDGER.values():
+    for claim in project_claims().values():
         for name in claim.code:
             place = find_code(name)
             line = (root / place["file"]).read_text("utf-8").splitlines()[place["line"] - 1]
@@ -240,11 +279,11 @@ def test_no_text_makes_loading_fail_otherwise(text: str, tmp_path_factory: pytes
 def test_an_unknown_claim_is_refused_with_the_nearest() -> None:
     """An unknown id is an error that names the nearest ones; one that is only argued says so."""
     with pytest.raises(VpError, match=r"'padding-beats-patch' is not in claims\.toml: did you mean padding-beats-patch-10"):
-        find_claim("padding-beats-patch", LEDGER)
+        find_claim("padding-beats-patch", project_claims())
     with pytest.raises(VpError, match=r"'zzz' is not in claims\.toml: add it there"):
-        find_claim("zzz", LEDGER)
+        find_claim("zzz", project_claims())
     with pytest.raises(VpError, match="is listed as argued"):
-        find_claim("early-layers-learn-low-level", LEDGER)
+        find_claim("early-layers-learn-low-level", project_claims())
 
 
 # -- links -----------------------------------------------------------------------------------------------------------------
@@ -273,6 +312,15 @@ def test_links_are_read_from_the_source(tmp_path: Path) -> None:
         "test_computed": (15, ("{c}-e",), False),
         "test_numbers": (16, (), True),
     }
+
+
+def test_a_test_file_that_is_not_python_is_named(tmp_path: Path) -> None:
+    """A test file that cannot be parsed is an error that names it with its line, and no syntax error of the writeup."""
+    path = tmp_path / "test_2_2_x.py"
+    for text, line in (("x = 1\ndef (:\n", 2), ("x = '\0'\n", 1)):
+        path.write_text(text)
+        with pytest.raises(VpError, match=rf"test_2_2_x\.py:{line}: is not Python: "):
+            find_links(tmp_path)
 
 
 def test_braces_stand_for_a_parameter() -> None:
@@ -365,10 +413,13 @@ def assert_not_run(judging: Judging) -> None:
     assert verdict_of(*skipped, judging=judging).reason == "why skipped"
     deselected = verdict_of(skipped[0], judging=judging)
     assert deselected.verdict is Verdict.NOT_RUN
-    assert deselected.reason == "1 of its 2 tests were not selected, or did not finish"
+    assert deselected.reason == "1 of its 2 tests were not part of this run, or did not finish"
     elsewhere = verdict_of(ended(), links=[link("a"), link("a", test="test_b")], judging=judging)
-    assert (elsewhere.verdict, elsewhere.reason) == (Verdict.NOT_RUN, "1 of its 2 tests were not selected, or did not finish")
-    assert verdict_of(judging=judging).reason == "its test was not selected, or did not finish"
+    assert (elsewhere.verdict, elsewhere.reason) == (
+        Verdict.NOT_RUN,
+        "1 of its 2 tests were not part of this run, or did not finish",
+    )
+    assert verdict_of(judging=judging).reason == "its test was not part of this run, or did not finish"
     assert verdict_of(links=[], judging=judging).reason == "no test decides it"
 
 
@@ -405,6 +456,8 @@ def test_numbers_decide_an_accuracy_claim() -> None:
     assert "no run is called padding-*" in verdict_of(*both, of=one, runs=["other"], links=[]).reason
     small = verdict_of(*both, of=one, runs=names, links=[], numbers_elsewhere="only the full scale can tell")
     assert (small.verdict, small.reason) == (Verdict.NOT_RUN, "only the full scale can tell")
+    added = claim(Kind.ACCURACY, runs=("padding-*",), added=True)
+    assert verdict_of(*both, of=added, runs=names, links=[], numbers_elsewhere="x").verdict is Verdict.REPRODUCED
 
 
 # -- orderings -------------------------------------------------------------------------------------------------------------
@@ -442,7 +495,7 @@ def test_orderings_of_a_family_are_judged_together() -> None:
 def assert_missing_count(judging: Judging) -> None:
     first, *_ = family(better(0.02), None, None, judging=judging)
     assert first.verdict is Verdict.WITHIN_NOISE
-    assert "by Holm over 3 orderings: 0.06" in first.evidence[0]
+    assert "corrected for 3 comparisons: 0.06" in first.evidence[0]
 
 
 def test_orderings_that_did_not_run_count() -> None:
@@ -488,6 +541,22 @@ def test_a_failure_at_one_claim_says_nothing_of_the_next() -> None:
     assert (second.verdict, second.reason) == (Verdict.NOT_RUN, "its test failed at another claim before it came to this one")
 
 
+def assert_earlier_record_stands(judging: Judging) -> None:
+    claims = {name: claim(Kind.ACCURACY, name) for name in "abc"}
+    entries = [judged(None, "a"), {**judged(None, "b", Verdict.CONTRADICTED), "test": f"{FILE}::test_a"}]
+    entries += [ended("failed", name=name) for name in claims]
+    verdicts = [one.verdict for one in judging(claims, entries, [link(*claims)], ())]
+    assert verdicts == [Verdict.REPRODUCED, Verdict.CONTRADICTED, Verdict.NOT_RUN]
+
+
+def test_a_failure_at_one_claim_says_nothing_of_the_one_before() -> None:
+    """What a test recorded of one claim stands when it then fails at another; a bare assertion of several claims refutes none."""
+    assert_earlier_record_stands(judge_claims)
+    claims = {name: claim(Kind.ACCURACY, name) for name in "ab"}
+    bare = [judged(None, "a"), *(ended("failed", name=name) for name in claims)]
+    assert [one.verdict for one in judge_claims(claims, bare, [link(*claims)], ())] == 2 * [Verdict.NOT_RUN]
+
+
 @pytest.mark.parametrize(
     ("wrong", "rule"),
     [
@@ -498,6 +567,7 @@ def test_a_failure_at_one_claim_says_nothing_of_the_next() -> None:
         (controls.never_corrected, assert_corrected),
         (controls.judges_orderings_alone, assert_together),
         (controls.corrects_for_those_that_ran, assert_missing_count),
+        (controls.failures_refute_what_was_recorded, assert_earlier_record_stands),
     ],
     ids=lambda value: value.__name__,
 )

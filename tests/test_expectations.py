@@ -300,6 +300,11 @@ def test_published_figures_are_read_by_run(tmp_path: Path) -> None:
     ("text", "complaint"),
     [
         ('[[a]]\nwhat = "x"\nvalue = "9"', r"published\.toml:3: \[a\] value is '9', expected a number"),
+        (
+            '[[a]]\nvalue = 9\nwhat = "x"\n[[a]]\nwhat = "y"\nvalue = true',
+            r"published\.toml:6: \[a\] value is True, expected a number",
+        ),
+        ("[[a]]\n'value' = 'x'", r"published\.toml:2: \[a\] value is 'x', expected a number"),
         ("[[a]]\nvalue = 9", r"published\.toml:1: \[a\] what is missing, expected text"),
         ('[a]\nvalue = 9\nwhat = "x"', r"expected tables \[\[a\]\] with value and what"),
         ("[[a]", "is not valid TOML"),

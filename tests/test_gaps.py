@@ -18,6 +18,7 @@ from vp.experiments import Result, Run, find_run
 from vp.gaps import Rung, climb, in_words
 from vp.models import FrozenCLIP
 from vp.performing import _clip, build_model, evaluation_batches, restore_model
+from vp.runtime import computing_in
 
 CPU = torch.device("cpu")
 
@@ -128,11 +129,25 @@ def test_weights_of_the_wrong_epoch_are_found(all_images: ImageSet, monkeypatch:
     assert closing(run, images, monkeypatch, trained) == ["weights of the best epoch"]
 
 
-def test_half_precision_is_a_rung(all_images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_precision_is_found(all_images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run in half precision, on whatever device, is told from one in float32; every precision but its own is a rung."""
+    right = correct(ZERO_SHOT, all_images)
+    with computing_in(torch.bfloat16):
+        images = matters(right, correct(ZERO_SHOT, all_images), all_images)
+        monkeypatch.setattr(gaps, "images_of", lambda *_: images)
+        rungs = {rung.setting: rung.closes for rung in climb(ZERO_SHOT, None, Expectation(100.0, 1e-6, "", ""), "cpu")}
+        assert rungs["float32"]
+        assert "float16" in rungs
+        assert "bfloat16" not in rungs
+    assert correct(ZERO_SHOT, images).all()
+
+
+def test_a_number_that_no_rung_reaches(all_images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     """The ladder evaluates in half precision, too, and a number that no rung reaches is closed by none."""
     monkeypatch.setattr(gaps, "images_of", lambda *_: all_images.take(torch.arange(0, 320, 16)))
     rungs = climb(ZERO_SHOT, None, Expectation(50.5, 1e-6, "", ""), "cpu")
-    assert "bfloat16" in [rung.setting for rung in rungs]
+    assert {"bfloat16", "float16"} <= {rung.setting for rung in rungs}
+    assert "float32" not in {rung.setting for rung in rungs}
     assert not any(rung.closes for rung in rungs)
 
 

@@ -90,7 +90,7 @@ def test_without_entries_everything_is_not_run() -> None:
     """With no entries at all the page says of every number that it was not run, and why."""
     html = page()
     assert counted(html, 1) == {"reproduced": 0, "within-noise": 0, "contradicted": 0, "corrected": 0, "not-run": len(RUNS)}
-    assert text_of(html).count("no test of this run was selected, or it did not finish") == len(RUNS)
+    assert text_of(html).count("its test was not part of this run, or did not finish") == len(RUNS)
     assert "Of 0 statements that can be tested, 0 were decided in this run" in html
 
 
@@ -189,6 +189,42 @@ def test_a_claim_says_what_where_and_why() -> None:
         assert f"id='{anchor}'" in html
 
 
+def test_only_what_was_confirmed_is_called_the_truth() -> None:
+    """A correction is “in truth” only when this run confirmed it; otherwise it is what was tested in the report's place."""
+    verdicts_of = {"a": Verdict.CORRECTED, "b": Verdict.CONTRADICTED, "c": Verdict.NOT_RUN, "d": None}
+    html = page(judgements=[judgement(name, verdict, corrected="Not so.") for name, verdict in verdicts_of.items()])
+    words = {name: row_of(html, name).removeprefix(f"sentence of {name} ").split(": Not so.")[0] for name in verdicts_of}
+    assert words == {"a": "In truth", "b": "Tested instead", "c": "Tested instead", "d": "Rather"}
+
+
+def test_a_miniature_number_does_not_reproduce_the_reports() -> None:
+    """At mini scale a number is “as expected here”, beside a report's value headed as one of CIFAR; claims keep their verdicts."""
+    report = {"padding-10": Expectation(92.74, 0.5, "report, table 2", "")}
+    entries = (cell("padding-10"), cell("padding-100", Verdict.CONTRADICTED))
+    html = page(*entries, report=report, judgements=[judgement("a")], about={**ABOUT, "numbers held to": "the miniature"})
+    assert row_of(html, "padding-10").endswith("92.74 90.12 (88.8 to 91.5) 90.00 ± 0.50 as expected here")
+    assert row_of(html, "padding-100").endswith("90.00 ± 0.50 not as expected here")
+    assert row_of(html, "a").endswith("reproduced")
+    assert "<th>Report (on CIFAR)</th>" in html
+    full = page(*entries, report=report)
+    assert row_of(full, "padding-10").endswith("reproduced")
+    assert "(on CIFAR)" not in full
+
+
+def test_a_number_leads_to_its_test() -> None:
+    """Each number of a table has the name of its run, a link to the test that judged it; a claim's numbers link to their rows."""
+    place = "tests/test_2_2_visual_prompts.py::test_table_2[padding-10]"
+    excuse = {"kind": "not run", "test": place, "runs": ["padding-100"], "reason": "no GPU here"}
+    deep = {**cell("deep-10-block0-n1-back"), "test": place}
+    claims = [judgement("a", kind=Kind.ACCURACY, runs=("padding-10",))]
+    html = page({**cell("padding-10"), "test": place}, excuse, deep, folder=Path(".."), judgements=claims)
+    for run in ("padding-10", "padding-100", "deep-10-block0-n1-back"):
+        link = f"<a href='../tests/test_2_2_visual_prompts.py' title='test_table_2[padding-10]'><code>{run}</code></a>"
+        assert html.count(link) == 1
+    assert "<a href='#padding-10'><code>padding-10</code></a>" in html
+    assert all(f"<code>{name}</code>" in html for name in RUNS)
+
+
 def test_an_added_claim_is_no_quotation() -> None:
     """What the report does not say is not put into its mouth; an argued claim has its reason."""
     html = page(judgements=[judgement("a", added=True), judgement("b", None), judgement("c", Verdict.NOT_RUN, reason="no GPU")])
@@ -281,7 +317,7 @@ def written_with(words: str) -> str:
     link = Link(f"tests/{words}.py::{words}", 7, ("a",), False)
     one = Claim("a", "2.2", Kind.THEOREM, words, words, reason=words, printed=words, shown_in=(words,), code=(words,))
     return page(
-        cell(measured),
+        {**cell(measured), "test": f"{words}::{words}"},
         {"kind": "not run", "runs": [excused], "reason": words},
         cell(unjudged, Verdict.NOT_RUN, expected=None, reason=words),
         {"kind": "figure", "id": "figure-5", "svg": "<svg></svg>", "caption": words, "title": words},
@@ -580,7 +616,7 @@ def test_the_report_opens_with_the_writeup(workers: str, project: Path) -> None:
     assert "passed A test's sentence with <i>markup</i>. test_proved" in text_of(writeup)
     assert "href='tests/test_2_9_planted.py'" in writeup
     assert "claim 'unknown' is not in claims.toml" in text_of(writeup)
-    assert "second-ordering is contradicted: measured (by Holm over 2 orderings: 0.04)" in done.stdout
+    assert "second-ordering is contradicted: measured (corrected for 2 comparisons: 0.04)" in done.stdout
 
     accepted = project / "expectations" / "mini" / "table_1.toml"
     assert accepted.exists() == bool(accepting)
@@ -601,6 +637,20 @@ def test_a_partial_run_says_so(project: Path) -> None:
         "first-ordering",
         "second-ordering",
     }
+
+
+def test_the_last_failures_alone_are_a_partial_run(project: Path) -> None:
+    """With --lf a claim whose other cases passed before is NOT RUN: what collection leaves out counts as deselected."""
+    file = "tests/test_2_9_planted.py"
+    path = project / file
+    path.write_text(PLANTED.replace('"""So it is in each case."""', 'assert case != "two"'))
+    caching = [word for word in COMMAND if word != "no:cacheprovider"]
+    caching.remove("-p")
+    subprocess.run([*caching, f"{file}::test_cases"], cwd=project, capture_output=True, timeout=240)
+    path.write_text(PLANTED)
+    done = subprocess.run([*caching, *WRITING, "--lf"], cwd=project, capture_output=True, text=True, timeout=240)
+    assert " 1 passed" in done.stdout, done.stdout
+    assert verdicts_in(results_of(project))["cases"] == "NOT RUN"
 
 
 @pytest.mark.parametrize("how", ["a worker that dies", "an interrupt"])
@@ -638,13 +688,29 @@ def test_a_malformed_ledger_fails_with_its_line(project: Path) -> None:
     path = project / "expectations" / "claims.toml"
     path.write_text(LEDGER.replace('kind = "theorem"', 'kind = "lemma"', 1))
     (project / "results.json").mkdir()
-    done = pytest_in(project, *WRITING, "tests/test_3_9_planted.py")
+    shutil.copy(ROOT / "tests" / "test_claims.py", project / "tests")
+    ledgers_own = "tests/test_claims.py::test_every_claim_that_can_be_tested_is"
+    done = pytest_in(project, *WRITING, "tests/test_3_9_planted.py", ledgers_own)
+    assert " 2 failed in " in done.stdout, done.stdout
     complaint = f"{path}:4: [proved] kind is 'lemma', expected one of theorem, accuracy, ordering, cost, argued"
     assert done.returncode == 1
     assert "INTERNALERROR" not in done.stdout + done.stderr
     assert complaint in done.stdout
     assert complaint in text_of((project / "report.html").read_text("utf-8"))
     assert "FAILED no results: results.json cannot be written" in done.stdout
+
+
+def test_a_malformed_file_of_numbers_is_named_beside_the_judgements(project: Path) -> None:
+    """Where the report's or published numbers cannot be read, that is said, the run fails, and claims are judged all the same."""
+    (project / "expectations" / "full").mkdir()
+    (project / "expectations" / "full" / "table_2.toml").write_text("[padding-10]\nvalue = 'much'\n")
+    (project / "expectations" / "published.toml").write_text("[[padding-10]]\nvalue = 1\n")
+    done = pytest_in(project, *WRITING, "tests/test_3_9_planted.py")
+    assert done.returncode == 1
+    assert verdicts_in(results_of(project))["elsewhere"] == "reproduced"
+    for file in ("full/table_2.toml:2: [padding-10] value", "published.toml:1: [padding-10] what is missing"):
+        assert file in results_of(project)["problem"]
+    assert "This writeup is not whole: " in text_of((project / "report.html").read_text("utf-8"))
 
 
 @pytest.mark.parametrize(

@@ -145,10 +145,13 @@ def fill_in(claim: str, parameters: Mapping[str, object]) -> str:
 
 
 def find_links(tests: Path) -> list[Link]:
-    """The test functions of test_[0-9]*.py that decide claims, read from their source: what is not collected is found, too."""
+    """The test functions of test_[0-9]*.py that decide claims, read from their source: what is not collected is found, too.
+
+    Raises VpError that names file and line when one is not Python.
+    """
     links = []
     for path in sorted(tests.glob("test_[0-9]*.py")):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        for node in _parsed(path).body:
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
                 marks = _marks(node)
                 named = [str(arg.value) for mark in marks.get("claim", ()) for arg in mark.args if isinstance(arg, ast.Constant)]
@@ -158,6 +161,13 @@ def find_links(tests: Path) -> list[Link]:
                 if claims or judges:
                     links.append(Link(f"{tests.name}/{path.name}::{node.name}", node.lineno, claims, judges))
     return links
+
+
+def _parsed(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, ValueError) as error:
+        raise VpError(f"{path}:{getattr(error, 'lineno', None) or 1}: is not Python: {error}") from error
 
 
 def _marks(node: ast.FunctionDef) -> dict[str, list[ast.Call]]:
@@ -225,11 +235,15 @@ def judge_claims(
     correction over as many orderings as the ledger lists for the family: here, where all that ran have arrived from their
     workers, and those that did not count as p = 1. No single test can know the others' p-values, so tests themselves fail by
     Bonferroni's bound m p, which is never below Holm's: what fails there is contradicted here. What only Holm finds is a
-    `complaint`, which fails the run. `numbers_elsewhere`: why this scale cannot decide the report's own numbers, if so.
+    `complaint`, which fails the run. `numbers_elsewhere`: why this scale cannot decide the report's own numbers, if so; what was
+    added to the report is held to this scale's.
     """
     known = list(entries)
     tests = [entry for entry in known if entry["kind"] == "test"]
-    adjusted = _adjust([entry for entry in known if entry["kind"] == "judged"], claims)
+    judged = [entry for entry in known if entry["kind"] == "judged"]
+    adjusted = _adjust(judged, claims)
+    last = {entry["test"]: entry for entry in judged}  # a verdict that fails its test is the last that it records
+    told = {test for test, entry in last.items() if fails_its_test(Verdict(entry["verdict"]), entry["known_failure"])}
     cells = {entry["run"]: entry for entry in known if entry["kind"] == "cell"}
     excused = {name: entry["reason"] for entry in known if entry["kind"] == "not run" for name in entry["runs"]}
     names = list(run_names)
@@ -241,7 +255,7 @@ def judge_claims(
             judgements.append(Judgement(claim, None))
             continue
         named = [link for link in own if link.claims]
-        found = _by_tests(claim, named, tests, adjusted)
+        found = _by_tests(claim, named, tests, adjusted, told)
         found += _by_numbers(claim, runs, cells, excused, numbers_elsewhere)
         if not found:
             found = [_Finding(Verdict.NOT_RUN, "", "no test decides it")]
@@ -287,8 +301,18 @@ def _sum_up(claim: Claim, found: Sequence[_Finding], links: tuple[Link, ...], ru
     )
 
 
-def _by_tests(claim: Claim, links: Sequence[Link], tests: Sequence[Entry], judged: Sequence[Entry]) -> list[_Finding]:
-    """What the tests that name a claim say of it; `cases` of an entry are all that collection found, deselected ones included."""
+def fails_its_test(verdict: Verdict, known_failure: str) -> bool:
+    """Known failures are strict: what is contradicted must be listed, and what is listed must not hold."""
+    return verdict in (Verdict.REPRODUCED, Verdict.CORRECTED) if known_failure else verdict is Verdict.CONTRADICTED
+
+
+def _by_tests(
+    claim: Claim, links: Sequence[Link], tests: Sequence[Entry], judged: Sequence[Entry], told: Iterable[str]
+) -> list[_Finding]:
+    """What the tests that name a claim say of it; `cases` of an entry are all that collection found, deselected ones included.
+
+    `told`: the tests whose failure is that of a verdict they recorded, and so of no other claim.
+    """
     own = {entry["test"]: entry for entry in tests if entry["claim"] == claim.id}
     others = [one for one in judged if one["claim"] != claim.id]
     expected = {case for entry in own.values() for case in entry["cases"]}
@@ -301,10 +325,11 @@ def _by_tests(claim: Claim, links: Sequence[Link], tests: Sequence[Entry], judge
             words = "its test failed at another claim before it came to this one" if failed else "its test could not decide it here"
             found.append(_Finding(Verdict.NOT_RUN, "", words))
             continue
-        found += [_by_record(one, entry) for one in recorded] or [_by_outcome(entry)]
+        alone = not any(one["test"] == test and one["claim"] != claim.id for one in tests)
+        found += [_by_record(one, entry, test in told, alone) for one in recorded] or [_by_outcome(entry)]
     if missing := expected - own.keys():
         which = f"{len(missing)} of its {len(expected)} tests were" if len(expected) > 1 else "its test was"
-        found.append(_Finding(Verdict.NOT_RUN, "", f"{which} not selected, or did not finish"))
+        found.append(_Finding(Verdict.NOT_RUN, "", f"{which} not part of this run, or did not finish"))
     return found
 
 
@@ -312,11 +337,15 @@ def _function(test: str) -> str:
     return test.split("[", 1)[0]
 
 
-def _by_record(record: Entry, entry: Entry) -> _Finding:
+def _by_record(record: Entry, entry: Entry, told: bool, alone: bool) -> _Finding:
+    """What a test recorded stands when its failure is told by a verdict.
+
+    By another failure it refutes the claim that it has `alone`; of several it refutes none, for it does not say which.
+    """
     verdict, evidence = Verdict(record["verdict"]), record["evidence"]
     by_holm = entry["outcome"] == "passed" and (record["paired"] is not None or record["contrast"] is not None)
-    if entry["outcome"] == "failed" and verdict is not Verdict.CONTRADICTED and not record["known_failure"]:
-        verdict = Verdict.CONTRADICTED if entry["refuted"] else Verdict.NOT_RUN
+    if entry["outcome"] == "failed" and not told and verdict is not Verdict.CONTRADICTED and not record["known_failure"]:
+        verdict = Verdict.CONTRADICTED if entry["refuted"] and alone else Verdict.NOT_RUN
         evidence += f"; but the test failed: {entry['reason']}"
         return _Finding(verdict, evidence, "the test broke off")
     if record["known_failure"] and verdict is Verdict.CONTRADICTED:
@@ -347,8 +376,8 @@ def _by_numbers(
     found = []
     for name in runs:
         if name not in cells:
-            found.append(_Finding(Verdict.NOT_RUN, "", excused.get(name, "its runs were not selected, or did not finish")))
-        elif elsewhere:
+            found.append(_Finding(Verdict.NOT_RUN, "", excused.get(name, "its runs were not part of this run, or did not finish")))
+        elif elsewhere and not claim.added:
             found.append(_Finding(Verdict.NOT_RUN, "", elsewhere))
         else:
             cell = cells[name]
@@ -370,7 +399,7 @@ def _adjust(judged: Sequence[Entry], claims: Mapping[str, Claim]) -> list[Entry]
         for member, test, p_value in zip(members, tests, p_values, strict=False):
             verdict = ordering_verdict(replace(test, p_value=p_value), member["or_equal"])
             words = f"{p_value:.2g}" if p_value > 1e-99 else "below 1e-99"
-            corrected = f" (by Holm over {size} orderings: {words})" if size > 1 else ""
+            corrected = f" (corrected for {size} comparisons: {words})" if size > 1 else ""
             others.append({**member, "verdict": str(verdict), "evidence": member["evidence"] + corrected, "p_value": p_value})
     return others
 

@@ -60,18 +60,25 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise VpError(f"{path} is not valid TOML: {error}") from error
 
 
-def place(path: Path, table: str, field: str = "") -> str:
-    """FILE:LINE of a field of a table, or of the table's head where the field is missing; FILE where the table has no head."""
+def place(path: Path, table: str, field: str = "", nth: int = 0) -> str:
+    """FILE:LINE of a field of a table, or of the table's head where the field is missing; FILE where the table has no head.
+
+    nth: which of several [[tables]] of that name, from 0.
+    """
     lines = path.read_text(encoding="utf-8").splitlines()
     heads = [i for i, line in enumerate(lines) if line.lstrip().startswith("[")]
-    names = "|".join(re.escape(f"{mark}{table}{mark}") for mark in ("", '"', "'"))
-    named = re.compile(rf"\s*\[+\s*(?:{names})\s*[\].]")
-    for head in heads:
-        if named.match(lines[head]):
-            end = next((other for other in heads if other > head), len(lines))
-            inside = (i for i in range(head, end) if re.match(rf"\s*{re.escape(field)}\s*=", lines[i]))
-            return f"{path}:{next(inside, head) + 1}" if field else f"{path}:{head + 1}"
-    return str(path)
+    named = [head for head in heads if re.match(rf"\s*\[+\s*(?:{_key(table)})\s*[\].]", lines[head])]
+    if not named:
+        return str(path)
+    head = named[min(nth, len(named) - 1)]
+    end = next((other for other in heads if other > head), len(lines))
+    inside = (i for i in range(head, end) if re.match(rf"\s*(?:{_key(field)})\s*=", lines[i]))
+    return f"{path}:{next(inside, head) + 1}" if field else f"{path}:{head + 1}"
+
+
+def _key(name: str) -> str:
+    """A pattern for a TOML key, bare or in quotes."""
+    return "|".join(re.escape(f"{mark}{name}{mark}") for mark in ("", '"', "'"))
 
 
 def load_unjudged(root: Path, scale: str) -> dict[str, str]:
@@ -107,8 +114,8 @@ def load_published(root: Path) -> dict[str, list[Published]]:
     for name, entries in (read_toml(path) if path.exists() else {}).items():
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise VpError(f"{path}: {name!r} is {entries!r}, expected tables [[{name}]] with value and what")
-        for entry in entries:
-            _check_fields(path, name, entry, {"value": "a number", "what": "text"})
+        for nth, entry in enumerate(entries):
+            _check_fields(path, name, entry, {"value": "a number", "what": "text"}, nth)
             found.setdefault(name, []).append(Published(float(entry["value"]), entry["what"]))
     return found
 
@@ -190,12 +197,12 @@ TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-def _check_fields(path: Path, name: str, entry: Mapping[str, Any], fields: Mapping[str, str]) -> None:
+def _check_fields(path: Path, name: str, entry: Mapping[str, Any], fields: Mapping[str, str], nth: int = 0) -> None:
     """Raises VpError for a field that is missing or of another type than the one named in TYPES."""
     for field, words in fields.items():
         if type(given := entry.get(field)) not in TYPES[words]:
             what = "missing" if given is None else repr(given)
-            raise VpError(f"{place(path, name, field)}: [{name}] {field} is {what}, expected {words}")
+            raise VpError(f"{place(path, name, field, nth)}: [{name}] {field} is {what}, expected {words}")
 
 
 def accept(

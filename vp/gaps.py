@@ -20,10 +20,11 @@ from vp.expectations import Expectation, Verdict, cell_verdict
 from vp.experiments import Result, Run
 from vp.models import DEFAULT_TEMPLATE, FrozenCLIP, is_network
 from vp.performing import build_model, evaluation_batches, images_of, restore_model
-from vp.runtime import pick_device
+from vp.runtime import computing_in, pick_device, precision
 
 TEMPLATES = (DEFAULT_TEMPLATE, "a photo of a {}.", "This a photo of a {}", "{}")
 RESIZE_MODES = ("bicubic", "bilinear")
+PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,10 @@ def climb(run: Run, trained: Result | None, expectation: Expectation, device: st
     if run.noise:
         words = "noise clamped to [0, 1]" if not run.noise.clamp else "noise not clamped"
         found[words] = top1(replace(run, noise=replace(run.noise, clamp=not run.noise.clamp)))
-    with _precision(chosen) as name:
-        found[name] = top1(run)
+    for dtype in PRECISIONS:
+        if dtype != precision(chosen):
+            with computing_in(dtype):
+                found[str(dtype).removeprefix("torch.")] = top1(run)
     if not (run.head or is_network(run.backbone)):
         for template in TEMPLATES:
             if template != run.template:
@@ -82,14 +85,6 @@ def in_words(rungs: list[Rung]) -> str:
         return f"The gap closes with: {'; '.join(closing)}."
     tried = ", ".join(f"{rung.setting} {rung.value:.2f}" for rung in rungs)
     return f"No single setting closes the gap: {tried}."
-
-
-@contextmanager
-def _precision(device: torch.device) -> Iterator[str]:
-    """Half precision where the run has single: float16 on a GPU, bfloat16, which CPUs compute in, elsewhere."""
-    kind = torch.float16 if device.type == "cuda" else torch.bfloat16
-    with torch.autocast(device.type, dtype=kind):
-        yield str(kind).removeprefix("torch.")
 
 
 @contextmanager

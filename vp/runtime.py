@@ -8,6 +8,7 @@ import random
 import subprocess
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -62,8 +63,23 @@ def _bound_memory() -> None:
         torch.cuda.set_per_process_memory_fraction(0.95 / device_share())
 
 
+_PRECISION: ContextVar[torch.dtype | None] = ContextVar("precision", default=None)
+
+
+@contextmanager
+def computing_in(dtype: torch.dtype) -> Iterator[None]:
+    """Another `precision` than the device's own while the context lasts."""
+    token = _PRECISION.set(dtype)
+    try:
+        yield
+    finally:
+        _PRECISION.reset(token)
+
+
 def precision(device: torch.device) -> torch.dtype:
     """What matrix products are computed in: bfloat16 on a CUDA device that has it, else float16 there; float32 elsewhere."""
+    if chosen := _PRECISION.get():
+        return chosen
     if device.type != "cuda":
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16

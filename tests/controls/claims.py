@@ -89,3 +89,10 @@ def corrects_for_those_that_ran(claims: Any, entries: Any, *others: Any, **more:
     """Makes a partial run more significant than a whole one: test_orderings_that_did_not_run_count."""
     ran = {entry["claim"] for entry in entries if entry["kind"] == "judged"}
     return judge_claims({name: claim for name, claim in claims.items() if name in ran}, entries, *others, **more)
+
+
+def failures_refute_what_was_recorded(claims: Any, entries: Any, links: Any, *others: Any, **more: Any) -> list[Judgement]:
+    """Looks at each claim of a failed test by itself: test_a_failure_at_one_claim_says_nothing_of_the_one_before."""
+    known = list(entries)
+    alone = [[entry for entry in known if entry.get("claim", name) == name] for name in claims]
+    return [judge_claims({name: claims[name]}, own, links, *others, **more)[0] for name, own in zip(claims, alone, strict=True)]

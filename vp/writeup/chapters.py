@@ -85,13 +85,11 @@ CHAPTERS: dict[str, tuple[Section, ...]] = {
         Section(
             "2.3",
             "Deep prompts",
-            "Tokens are learnt and put into the sequence of CLIP's vision transformer before one of its blocks. Where "
-            "they stand among the other tokens cannot matter, by a theorem proved below; which token is read out at "
-            "the end does. So table 3 names its columns by the readout: the report's “front” read the first token, "
-            "which then is a prompt, and its “back” with 4 and 8 tokens matches only a prompt scrambled over the "
-            "batch, kept here as a control. Read late, the first token has few blocks left in which to gather what the"
-            " class token gathered in twelve; the rows below table 3 measure how far longer training or more tokens "
-            "make up for that.",
+            "Tokens are learnt and put into the sequence of CLIP's vision transformer before one of its blocks. Does it matter "
+            "where they stand among the other tokens, and which token is read out at the end? Table 3 names its columns by the "
+            "readout: the report's “front” read the first token, which then is a prompt; its “back” is compared with a prompt "
+            "scrambled over the batch, kept here as a control. The rows below table 3 ask whether longer training or more "
+            "tokens let the first token, read late, catch up with the class token.",
             tables=("table_3", "why", "table-4"),
         ),
         Section(
@@ -107,8 +105,9 @@ CHAPTERS: dict[str, tuple[Section, ...]] = {
             "2.5",
             "Prompts on 110 classes",
             "The test sets and class names of both sets are pooled. “…-on-110” is a prompt trained on one set, evaluated on "
-            "both. In the miniature world an image of the 10-class set, say a blue house, is drawn to the coloured names of "
-            "the 100-class set, say “blue chair”: the second table shows what that costs.",
+            "both. The second table gives the images of either set by themselves. At mini scale, where the classes of the "
+            "100-class set have a colour in their names, an image of the 10-class set, say a blue house, may be taken for one "
+            "of them, say a “blue chair”.",
             tables=("table_6", "table-6-parts"),
         ),
         Section("2.6", "What prompting costs", tables=("costs",)),

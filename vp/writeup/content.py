@@ -40,7 +40,7 @@ class Sources:
 def build(
     entries: Iterable[Entry], judgements: Sequence[Judgement], tests: Sequence[Entry], sources: Sources, problem: str = ""
 ) -> Content:
-    """All that the writeup says. `problem`: why there are no judgements, where the ledger cannot be read."""
+    """All that the writeup says. `problem`: which of its files cannot be read; without the ledger there are no judgements."""
     known = list(entries)
     numbers = _numbers(known, sources)
     chapters = []
@@ -130,14 +130,15 @@ def _recorded_table(name: str, entries: Sequence[Entry]) -> Content:
 def _numbers(known: Sequence[Entry], sources: Sources) -> dict[str, Content]:
     """One number for each run, those not run included."""
     cells = {entry["run"]: entry for entry in known if entry["kind"] == "cell"}
-    excused = {name: entry["reason"] for entry in known if entry["kind"] == "not run" for name in entry["runs"]}
+    excused = {name: entry for entry in known if entry["kind"] == "not run" for name in entry["runs"]}
     found = {}
     for name, run in sources.runs.items():
-        reason = excused.get(name, "no test of this run was selected, or it did not finish")
-        cell = cells.get(name, {"verdict": str(Verdict.NOT_RUN), "reason": reason})
+        excuse = excused.get(name, {"reason": "its test was not part of this run, or did not finish"})
+        cell = cells.get(name, {"test": excuse.get("test"), "verdict": str(Verdict.NOT_RUN), "reason": excuse["reason"]})
         tokens = run.prompt if isinstance(run.prompt, DeepTokens) else None
         found[name] = {
             "run": name,
+            "test": cell.get("test") or "",
             "dataset": run.dataset,
             "what": _what(run, sources.runs),
             "block": tokens.block if tokens else None,
@@ -187,6 +188,7 @@ def _claim(judgement: Judgement, numbers: Mapping[str, Content], sources: Source
         "corrected": claim.corrected,
         "added": claim.added,
         "printed": claim.printed or _range([number["report"] for number in own]),
+        "runs": [number["run"] for number in own],
         "evidence": [*_values(own), *judgement.evidence],
         "verdict": str(judgement.verdict) if judgement.verdict else str(Kind.ARGUED),
         "reason": claim.reason if claim.kind is Kind.ARGUED else judgement.reason,

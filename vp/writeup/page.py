@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from vp.claims import Kind
 from vp.expectations import Verdict
 from vp.writeup.content import Content, title_of
 
@@ -75,6 +76,7 @@ body:not(:has(#pytest-table[open])) :is(.run-count, .filter, .summary__reload, .
 </style>
 """
 
+FEW = 4  # numbers of a claim that are named one by one
 MEANING = {
     Verdict.REPRODUCED: "proved, or within the stated tolerance, or significantly so",
     Verdict.WITHIN_NOISE: "too few images, networks or repeats to tell",
@@ -84,10 +86,13 @@ MEANING = {
     Verdict.REHEARSAL: "run with random weights and generated images: that it runs, not what comes out",
 }
 
+IN_MINIATURE = {Verdict.REPRODUCED: "as expected here", Verdict.CONTRADICTED: "not as expected here"}
+
 
 def render(content: Content, folder: Path | None = None) -> str:
     """The whole writeup. `folder`: from the page's own folder to the project's, for links to tests and code."""
-    parts = [STYLE, '<div class="vp">', _opening(content)]
+    miniature = content["about"].get("numbers held to") == "the miniature"
+    parts = [STYLE, '<div class="vp">', _opening(content, miniature)]
     for chapter in content["chapters"]:
         parts.append(f"<h2>{escape(chapter['title'])}</h2>")
         for section in chapter["sections"]:
@@ -96,7 +101,7 @@ def render(content: Content, folder: Path | None = None) -> str:
             )
             parts.append(f"<p>{escape(section['introduction'])}</p>" if section["introduction"] else "")
             parts.append(_claims(section["claims"], folder))
-            parts.extend(_table(table) for table in section["tables"])
+            parts.extend(_table(table, folder, miniature) for table in section["tables"])
             parts.extend(_figure(figure) for figure in section["figures"])
     return "\n".join([*parts, _tests(content["tests"]), "</div>"])
 
@@ -109,17 +114,19 @@ def folder_between(page: Path, project: Path) -> Path | None:
         return None
 
 
-def _opening(content: Content) -> str:
+def _opening(content: Content, miniature: bool) -> str:
     statements, numbers = content["statements"], content["numbers"]
     total, rehearsed = sum(statements.values()), statements[Verdict.REHEARSAL]
     ran = total - statements[Verdict.NOT_RUN] - rehearsed
+    of_numbers = {verdict: f"; of a number: {words}" for verdict, words in IN_MINIATURE.items()} if miniature else {}
     rows = [
-        f"<tr><td>{_mark(verdict)}<br><span class='quiet'>{MEANING[verdict]}</span></td>"
+        f"<tr><td>{_mark(verdict)}<br><span class='quiet'>{MEANING[verdict]}{of_numbers.get(verdict, '')}</span></td>"
         f"<td class='number'>{statements[verdict]}</td><td class='number'>{numbers[verdict]}</td></tr>"
         for verdict in Verdict
         if verdict is not Verdict.REHEARSAL or statements[verdict] + numbers[verdict]
     ]
-    problem = f"<p class='problem'>No statement can be judged: {escape(content['problem'])}</p>" if content["problem"] else ""
+    lacking = "This writeup is not whole" if total else "No statement can be judged"
+    problem = f"<p class='problem'>{lacking}: {escape(content['problem'])}</p>" if content["problem"] else ""
     return (
         f"<p class='lead'>Of {total} statements that can be tested, {ran} were decided in this run: "
         f"{statements[Verdict.REPRODUCED]} reproduced, {statements[Verdict.WITHIN_NOISE]} within noise, "
@@ -132,7 +139,7 @@ def _opening(content: Content) -> str:
         + "<p class='quiet'>A statement is a sentence of the report, shortened, or one added to judge it by; a number is one "
         "accuracy, held to what is expected at this scale. Names of tests and functions link to their files; where a link leads "
         "nowhere, as in a copy of this page, <code>rg NAME</code> in the project finds them. Intervals are of 95%. Orderings are "
-        "paired tests on the same images, their p-values corrected by Holm over all orderings of the same table or figure.</p>"
+        "paired tests on the same images, their p-values corrected for all comparisons of the same table or figure (Holm's way).</p>"
         f"<p class='quiet'>{escape(content['about'].get('provenance', ''))}</p>"
     )
 
@@ -161,11 +168,15 @@ def _unbroken(text: str) -> str:
     return re.sub(r"\d[\d.]*e-\d+", r"<span class='value'>\g<0></span>", text)
 
 
+CORRECTION = {str(Verdict.CORRECTED): "In truth", str(Kind.ARGUED): "Rather"}  # no other verdict says that the correction is true
+
+
 def _sentence(claim: Content) -> str:
-    """The report's words and, where they are wrong, the true statement; or a statement added to them."""
+    """The report's words and, where they are wrong, the statement that is tested in their place; or one added to them."""
     if claim["added"]:
         return f"{escape(claim['sentence'])} <span class='quiet'>(added)</span>"
-    truth = f"<span class='truth'><b>In truth:</b> {escape(claim['corrected'])}</span>" if claim["corrected"] else ""
+    words = CORRECTION.get(claim["verdict"], "Tested instead")
+    truth = f"<span class='truth'><b>{words}:</b> {escape(claim['corrected'])}</span>" if claim["corrected"] else ""
     return f"{escape(claim['sentence'])}{truth}"
 
 
@@ -177,6 +188,8 @@ def _where(claim: Content, folder: Path | None) -> str:
             parts.append(f"{word} " + ", ".join(_link(thing, folder) for thing in things))
     if claim["shown_in"]:
         parts.append("See " + ", ".join(f"<a href='#{escape(name)}'>{escape(title_of(name))}</a>" for name in claim["shown_in"]))
+    if 0 < len(claim["runs"]) <= FEW:
+        parts.append("Numbers " + ", ".join(f"<a href='#{escape(run)}'><code>{escape(run)}</code></a>" for run in claim["runs"]))
     return f"<span class='where'>{' · '.join(parts)}</span>" if parts else ""
 
 
@@ -184,40 +197,54 @@ def _link(thing: Content, folder: Path | None) -> str:
     name = f"<code>{escape(thing['name'])}</code>"
     if folder is None or "file" not in thing:
         return name
-    place = f"{thing['file']}:{thing['line']}"
+    place = thing.get("title") or f"{thing['file']}:{thing['line']}"
     return f"<a href='{escape(quote((folder / thing['file']).as_posix()))}' title='{escape(place)}'>{name}</a>"
 
 
 # -- tables and figures ----------------------------------------------------------------------------------------------------
 
 
-def _table(table: Content) -> str:
+def _table(table: Content, folder: Path | None, miniature: bool) -> str:
     name = table["id"]
     if "numbers" in table:
         draw = _table_3 if name == "table_3" else _table_of_numbers
-        return draw(name, table["caption"], table["numbers"])
+        return draw(name, table["caption"], table["numbers"], folder, miniature)
     if not table["rows"]:
         return f"<p class='quiet' id='{escape(name)}'>{escape(table['caption'])}</p>"
     body = ["<tr>" + "".join(f"<td>{escape(str(text))}</td>" for text in row) + "</tr>" for row in table["rows"]]
     return _html_table(table["caption"], table["head"], body, name)
 
 
-def _table_of_numbers(name: str, caption: str, numbers: Sequence[Content]) -> str:
+def _table_of_numbers(name: str, caption: str, numbers: Sequence[Content], folder: Path | None, miniature: bool) -> str:
     elsewhere = any(number["published"] for number in numbers)
-    titles = ["Dataset", "What", "Report", "This run", "Expected here", *(["Published elsewhere"] if elsewhere else []), "Verdict"]
+    of_cifar = ("Report (on CIFAR)", "Published (on CIFAR)") if miniature else ("Report", "Published elsewhere")
+    titles = ["Dataset", "What", of_cifar[0], "This run", "Expected here", *([of_cifar[1]] if elsewhere else []), "Verdict"]
     rows = []
     for number in numbers:
         expected = "–" if number["expected"] is None else f"{number['expected']:.2f} ± {number['tolerance']:.2f}"
         why = f" <span class='quiet why'>{escape(number['reason'])}</span>" if number["reason"] else ""
-        texts = [escape(number["dataset"]), escape(number["what"]), _printed(number), _value(number) or "–", expected]
+        what = f"{escape(number['what'])} {_run(number, folder)}"
+        texts = [escape(number["dataset"]), what, _printed(number), _value(number) or "–", expected]
         if elsewhere:
             texts.append(
                 "<br>".join(f"{one['value']:g} <span class='quiet'>{escape(one['what'])}</span>" for one in number["published"])
             )
-        texts.append(_mark(number["verdict"]) + why)
+        texts.append(_mark(number["verdict"], _in_words(number["verdict"], miniature)) + why)
         cells = "".join(f"<td>{text}</td>" for text in texts)
         rows.append(f"<tr id='{escape(number['run'])}'>{cells}</tr>")
     return _html_table(caption, titles, rows, name)
+
+
+def _run(number: Content, folder: Path | None) -> str:
+    """The name of a run, which leads to the test that judged it."""
+    file, _, function = number["test"].partition("::")
+    place = {"file": file, "title": function} if file else {}
+    return f"<span class='where'>{_link({'name': number['run'], **place}, folder)}</span>"
+
+
+def _in_words(verdict: str, miniature: bool) -> str:
+    """The verdict on a number. A miniature's is held to the miniature's own, which says nothing of the report's beside it."""
+    return IN_MINIATURE.get(Verdict(verdict), verdict) if miniature else verdict
 
 
 def _printed(number: Content) -> str:
@@ -233,7 +260,7 @@ def _value(number: Content) -> str:
     return f"<span class='value'>{number['value']:.2f} <span class='quiet'>({low:.1f} to {high:.1f}{spread})</span></span>"
 
 
-def _table_3(name: str, caption: str, numbers: Sequence[Content]) -> str:
+def _table_3(name: str, caption: str, numbers: Sequence[Content], folder: Path | None, miniature: bool) -> str:
     """Rows (dataset, block, n) by columns (report's front and back, then this run's readouts and the scrambled control)."""
     rows: dict[tuple[str, int, int], dict[str, Content]] = {}
     for number in numbers:
@@ -243,8 +270,8 @@ def _table_3(name: str, caption: str, numbers: Sequence[Content]) -> str:
         "Dataset",
         "Block",
         "n",
-        "Report: front",
-        "Report: back",
+        f"Report{' (on CIFAR)' if miniature else ''}: front",
+        f"Report{' (on CIFAR)' if miniature else ''}: back",
         "First token read (prompts in front)",
         "Class token read (any position)",
         "Scrambled control",
@@ -252,17 +279,17 @@ def _table_3(name: str, caption: str, numbers: Sequence[Content]) -> str:
     body = []
     for (dataset, block, n), columns in rows.items():
         texts = [escape(dataset), str(block), str(n), *(_printed(columns[c]) for c in ("front", "scrambled"))]
-        texts += [_value_and_verdict(columns[c]) for c in ("front", "back", "scrambled")]
+        texts += [_value_and_verdict(columns[c], miniature) + _run(columns[c], folder) for c in ("front", "back", "scrambled")]
         body.append("<tr>" + "".join(f"<td>{text}</td>" for text in texts) + "</tr>")
     return _html_table(caption, titles, body, name)
 
 
-def _value_and_verdict(number: Content) -> str:
+def _value_and_verdict(number: Content, miniature: bool) -> str:
     """A number in one table field, with its verdict's mark; the verdict in words as a tooltip, or the reason in full."""
     words = f" <span class='quiet why'>{escape(number['reason'])}</span>" if number["reason"] else ""
     if number["value"] is None:
         return f"<span id='{escape(number['run'])}'>{_mark(number['verdict'])}</span>{words}"
-    mark = f"<span class='verdict {_style_of(number['verdict'])}' title='{escape(number['verdict'])}'></span>"
+    mark = f"<span class='verdict {_style_of(number['verdict'])}' title='{escape(_in_words(number['verdict'], miniature))}'></span>"
     return f"<span id='{escape(number['run'])}'>{mark}{_value(number)}</span>{words}"
 
 
@@ -316,8 +343,8 @@ def _test(test: Mapping[str, Any]) -> str:
     )
 
 
-def _mark(verdict: str) -> str:
-    return f"<span class='verdict {_style_of(verdict)}'>{escape(str(verdict))}</span>"
+def _mark(verdict: str, words: str = "") -> str:
+    return f"<span class='verdict {_style_of(verdict)}'>{escape(str(words or verdict))}</span>"
 
 
 def _style_of(verdict: str) -> str:
