@@ -53,7 +53,7 @@ from vp.models.clip import check_clip_name, preprocess_of
 from vp.models.mini_clip import mini_tokenizer, new_mini_clip
 from vp.performing import images_of
 from vp.prompts import BatchScrambledDeepPrompt, DeepPromptedCLIP
-from vp.runtime import NotAvailable, OutOfMemory, VpError, device_share, mixed_precision, precision
+from vp.runtime import NotAvailable, OutOfMemory, VpError, device_share, mixed_precision, own_random_stream, precision
 from vp.training import Recipe, accumulate_gradient, fit
 
 CPU = torch.device("cpu")
@@ -971,6 +971,20 @@ def test_random_weights_are_the_same_at_every_call() -> None:
     before = torch.get_rng_state()
     first, second = (load_network("resnet18/random").fingerprint for _ in range(2))
     assert first == second
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_random_weights_are_drawn_without_a_look_at_any_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many GPUs are visible, a stream of one's own is the CPU's: nothing is seeded, saved or warned about elsewhere."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for touching in ("get_rng_state", "set_rng_state", "manual_seed_all"):
+        monkeypatch.setattr(torch.cuda, touching, lambda *_: pytest.fail("the GPU was touched"))
+    before = torch.get_rng_state()
+    with own_random_stream(7):
+        first = torch.rand(3)
+    with own_random_stream(7):
+        assert torch.equal(torch.rand(3), first)
     assert torch.equal(torch.get_rng_state(), before)
 
 
