@@ -48,6 +48,8 @@ class Judge:
         self.scale, self.accept, self.record, self.own, self.device = scale, accept, record, claims, device
         self.find = find or (lambda name: find_run(name, scale))  # the Run as this session performs it
         self.explains = True
+        self.limit: int | None = None  # this many images of each set, in place of all
+        self.obtained: Sequence[Result] = ()  # what the test has asked for so far
         self.claims = load_claims(expectations)
         self.expectations = load_expectations(expectations, scale)
         self.unjudged = load_unjudged(expectations, scale)
@@ -162,8 +164,12 @@ class Judge:
         return find_claim(named or self.own[0], self.claims).id
 
     def _conclude(self, claim: str, evidence: str, verdict: Verdict, **others: object) -> None:
-        known = self.known_failures.get(claim, "")
-        self.record("judged", claim=claim, evidence=evidence, verdict=str(verdict), known_failure=known, **others)
+        known, reason = self.known_failures.get(claim, ""), ""
+        if self.limit and any(result.trained_parameters for result in self.obtained):
+            verdict, reason = Verdict.NOT_RUN, f"trained on {self.limit} images only"
+            others |= {"paired": None, "contrast": None}
+        entry = {"claim": claim, "evidence": evidence, "verdict": str(verdict), "known_failure": known, "reason": reason}
+        self.record("judged", **entry, **others)
         if known and verdict in (Verdict.REPRODUCED, Verdict.CORRECTED):
             pytest.fail(f"{claim} is listed as a known failure at scale {self.scale}, but is {verdict}: {evidence}")
         if not known and verdict is Verdict.CONTRADICTED:
