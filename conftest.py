@@ -164,7 +164,13 @@ def find(request: pytest.FixtureRequest, scale: str) -> Callable[[str], Any]:
 
 
 @pytest.fixture
-def results(request: pytest.FixtureRequest, find: Callable[[str], Any]) -> Callable[..., list[Any]]:
+def obtained() -> list[Any]:
+    """The Results that a test has asked for so far."""
+    return []
+
+
+@pytest.fixture
+def results(request: pytest.FixtureRequest, find: Callable[[str], Any], obtained: list[Any]) -> Callable[..., list[Any]]:
     """results(run name, at_least=1): one Result a seed, from the store or trained now. What this machine lacks is NOT RUN.
 
     at_least: how many seeds the comparison needs, whatever `--seeds` says.
@@ -179,22 +185,28 @@ def results(request: pytest.FixtureRequest, find: Callable[[str], Any]) -> Calla
         run = find(name)
         seeds = range(max(options.seeds, at_least) if run.adaptation else 1)
         try:
-            return [obtain(run, seed, device=options.device, newer_than=newer_than) for seed in seeds]
+            found = [obtain(run, seed, device=options.device, newer_than=newer_than) for seed in seeds]
         except NotAvailable as missing:
             pytest.skip(f"NOT RUN: {missing}")
+        obtained.extend(found)
+        return found
 
     return get
 
 
 @pytest.fixture
-def judge(request: pytest.FixtureRequest, scale: str, record: Callable[..., None], find: Callable[[str], Any]) -> Any:
+def judge(
+    request: pytest.FixtureRequest, scale: str, record: Callable[..., None], find: Callable[[str], Any], obtained: list[Any]
+) -> Any:
     """Judges cells and orderings, and records them for the writeup (tests/asserts.py)."""
     from tests.asserts import Judge
 
     options = request.config.option
     judge = Judge(scale, options.accept, record, claims_of(request.node), find=find, device=options.device)
     judge.explains = not options.rehearse
+    judge.obtained = obtained
     if options.limit:
+        judge.limit = options.limit
         judge.expectations = full_scale.on_some_images(judge.expectations, options.limit)
         judge.unjudged = {"*": f"what was trained on {options.limit} images has nothing to be held to"}
     return judge
@@ -245,6 +257,8 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     report = (yield).get_result()
+    if item.config.getoption("--rehearse") and item.get_closest_marker("reproduces"):
+        full_scale.refuse_skip(report)
     report.vp_sentence = str(getattr(item, "function", item).__doc__ or "").strip().split("\n", 1)[0]
     entries = [*item.stash.get(ENTRIES, [])] if call.when == "call" else []
     marker = item.get_closest_marker("reproduces")

@@ -57,6 +57,8 @@ class Judge:
         self.find = find or (lambda name: find_run(name, scale))  # the Run as this session performs it
         self.explains = True
         self.claims, self.expectations, self.unjudged, self.known_failures = _read(expectations, scale)
+        self.limit: int | None = None  # this many images of each set, in place of all
+        self.obtained: Sequence[Result] = ()  # what the test has asked for so far
 
     def cell(self, results: Sequence[Result]) -> None:
         """Fails when the mean top-1 over the seeds is not within the tolerance of the committed expectation."""
@@ -167,8 +169,12 @@ class Judge:
         return find_claim(named or self.own[0], self.claims).id
 
     def _conclude(self, claim: str, evidence: str, verdict: Verdict, **others: object) -> None:
-        known = self.known_failures.get(claim, "")
-        self.record("judged", claim=claim, evidence=evidence, verdict=str(verdict), known_failure=known, **others)
+        known, reason = self.known_failures.get(claim, ""), ""
+        if self.limit and any(result.trained_parameters for result in self.obtained):
+            verdict, reason = Verdict.NOT_RUN, f"trained on {self.limit} images only"
+            others |= {"paired": None, "contrast": None}
+        entry = {"claim": claim, "evidence": evidence, "verdict": str(verdict), "known_failure": known, "reason": reason}
+        self.record("judged", **entry, **others)
         if not fails_its_test(verdict, known):
             return
         if known:

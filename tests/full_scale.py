@@ -38,12 +38,21 @@ def configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"--limit {options.limit}: give at least 10 images, of which some train and some validate")
     if options.rehearse:
         from vp.data import generate_cifar
-        from vp.runtime import home
+        from vp.runtime import NotAvailable, home
 
-        train, test, limit = REHEARSED[_device(options)]
+        try:
+            train, test, limit = REHEARSED[_device(options)]
+        except NotAvailable as missing:
+            raise pytest.UsageError(f"--rehearse: {missing}") from missing
         options.limit = options.limit or limit
         folder = home() / "rehearsal" / f"cifar-{train}-{test}"
-        generate_cifar(folder, train, test)
+        try:
+            generate_cifar(folder, train, test)
+        except OSError as error:
+            reason = error.strerror or error
+            raise pytest.UsageError(
+                f"--rehearse: cannot write {folder} ({reason}): set VP_HOME to a folder you can write"
+            ) from error
         options.data = str(folder)
     if options.data:
         os.environ["VP_DATA"] = options.data
@@ -68,23 +77,24 @@ def needs_a_gpu(options: Any) -> bool:
 
 
 def on_some_images(expectations: Mapping[str, Expectation], limit: int) -> dict[str, Expectation]:
-    """What N images can be held to: zero-shot values, within their tolerance and the 95% interval of N images.
+    """What N images can be held to: zero-shot values, within their tolerance and the 99.9% interval of N images.
 
     What was trained on N images has nothing to be held to: the report trains on 40,000 or more.
     """
     from vp.evaluation import wilson_interval
+    from vp.expectations import ACCEPTED_CONFIDENCE
     from vp.experiments import find_run
 
     kept = {}
     for name, expectation in expectations.items():
         if find_run(name, "full").adaptation is not None:
             continue
-        interval = wilson_interval(round(expectation.value * limit / 100), limit)
+        interval = wilson_interval(round(expectation.value * limit / 100), limit, ACCEPTED_CONFIDENCE)
         half = max(abs(100 * bound - expectation.value) for bound in interval)
         kept[name] = replace(
             expectation,
             tolerance=min(100.0, round(expectation.tolerance + half, 2)),
-            reason=f"{expectation.reason}; and the 95% interval of {limit} images",
+            reason=f"{expectation.reason}; and the {ACCEPTED_CONFIDENCE:.1%} interval of {limit} images",
         )
     return kept
 
@@ -112,6 +122,13 @@ def without_verdicts(recorded: Callable[[], list[Any]]) -> Iterator[None]:
             raise
     if not recorded():
         pytest.fail("this test recorded nothing: it did not rehearse anything")
+
+
+def refuse_skip(report: Any) -> None:
+    """A rehearsal brings all that it needs: a test of it that is skipped, in whatever phase, fails and says why."""
+    if report.skipped:
+        told = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome, report.longrepr = "failed", f"not rehearsed, although nothing may be missing here: {told}"
 
 
 def in_words(options: Any) -> str:

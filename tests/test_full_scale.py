@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import io
+import re
 import subprocess
 import sys
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -34,6 +36,7 @@ import vp.downloads
 import vp.fetch
 import vp.runtime
 from tests import full_scale
+from tests.asserts import Judge
 from tests.controls import full_scale as controls
 from tests.strategies import pixels, seeds, tensor
 from vp.__main__ import main
@@ -45,15 +48,15 @@ from vp.doctor import examine
 from vp.downloads import DownloadFailed, download
 from vp.evaluation import ImageBatches, predict
 from vp.evaluation.batches import ComputedBatches, cache_bytes
-from vp.expectations import Expectation, load_expectations
-from vp.experiments import SCALES, find_run, runs, source_of, vary
+from vp.expectations import Expectation, Verdict, load_expectations
+from vp.experiments import SCALES, Result, find_run, runs, source_of, vary
 from vp.fetch import fetch, needed, piece
 from vp.models import FrozenCLIP, cosine_logits, load_clip, load_network
 from vp.models.clip import check_clip_name, preprocess_of
 from vp.models.mini_clip import mini_tokenizer, new_mini_clip
 from vp.performing import images_of
 from vp.prompts import BatchScrambledDeepPrompt, DeepPromptedCLIP
-from vp.runtime import NotAvailable, OutOfMemory, VpError, device_share, mixed_precision, precision
+from vp.runtime import NotAvailable, OutOfMemory, VpError, device_share, mixed_precision, own_random_stream, precision
 from vp.training import Recipe, accumulate_gradient, fit
 
 CPU = torch.device("cpu")
@@ -589,6 +592,22 @@ def test_a_damaged_archive_is_not_unpacked(spoil: Callable[[bytes], bytes], publ
     assert [path.name for path in tmp_path.iterdir() if path.is_dir() and path.name != "stand-ins"] == []
 
 
+def test_an_archive_is_unpacked_as_data(published: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Archives are unpacked by tarfile's filter for data: what leaves the folder, or has special modes, is never written."""
+    filters: list[Any] = []
+    whole = tarfile.TarFile.extractall
+
+    def extract(*places: Any, **named: Any) -> None:
+        filters.append(named.get("filter"))
+        whole(*places, **named)
+
+    monkeypatch.setattr(tarfile.TarFile, "extractall", extract)
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(published)
+    vp.data.cifar.unpack(tmp_path / "cifar-10-python.tar.gz")
+    assert filters == ["data"]
+    assert (tmp_path / "cifar-10-batches-py" / "test_batch").is_file()
+
+
 def class_folders(root: Path, suffix: str = ".png", name: str = "cifar10") -> dict[str, Tensor]:
     """Two pictures of each class below train and test; gives back the pixels by split, in the order of labels."""
     written: dict[str, Tensor] = {}
@@ -876,6 +895,10 @@ def test_durations_in_words(seconds: float, words: str) -> None:
         (["bench", "--device", "cuda"], "device 'cuda' asked for, but this machine has none"),
         (["doctor", "--device", "cuda"], "device 'cuda' asked for, but this machine has none"),
         (["fetch", "cifar11/none"], "no CLIP named 'cifar11/none': did you mean "),
+        (["fetch", "mini-clip"], "mini-clip ships with the package, there is nothing to fetch: give one of cifar10, "),
+        (["fetch", "mini-resnet"], "mini-resnet ships with the package, there is nothing to fetch: give one of cifar10, "),
+        (["fetch", "ViT-B-32-quickgelu/random"], "ViT-B-32-quickgelu/random has random weights, there is nothing to fetch"),
+        (["fetch", "resnet18/random"], "resnet18/random has random weights, there is nothing to fetch"),
         (["fetch", "resnet18/best"], "no weights 'best' of resnet18: give resnet18/IMAGENET1K_V1"),
         (["run", "padding-10", "--limit", "3"], "--limit 3: give at least 10 images"),
         (["run", "padding-10", "--scale", "full", "--data", "nowhere"], "cifar10 is not in nowhere: run `python -m vp fetch`"),
@@ -891,6 +914,27 @@ def test_errors_of_the_commands_are_one_line(
     said = capsys.readouterr()
     assert said.err.startswith(f"error: {message}")
     assert (said.err.count("\n"), said.out) == (1, "")
+
+
+def test_the_laptops_command_trains_nothing() -> None:
+    """What is offered to those without a GPU collects zero-shot cells alone, every test with its run; README gives the same."""
+    tests = Path(__file__).parent
+    word = vp.doctor.LAPTOP.partition(" -k ")[2]
+    assert f"`{vp.doctor.LAPTOP}`" in " ".join((tests.parent / "README.md").read_text(encoding="utf-8").split())
+    asked: list[str] = []
+    for path in tests.glob("test_*.py"):
+        source = path.read_text(encoding="utf-8")
+        if path == Path(__file__) or not re.search(rf"def test_\w*{word}", source):
+            assert word not in path.name
+            continue
+        module = importlib.import_module(f"tests.{path.stem}")
+        for name, function in vars(module).items():
+            if name.startswith("test_") and word in name:
+                cases = [case for mark in function.pytestmark if mark.name == "parametrize" for case in mark.args[1]]
+                assert cases, f"{name} may need any run"
+                asked += [run for case in cases for mark in case.marks if mark.name == "reproduces" for run in mark.args]
+    assert sorted(asked) == sorted(name for name, run in runs("full").items() if run.table == "table_1")
+    assert all(find_run(name, "full").adaptation is None for name in asked)
 
 
 # -- some of the images ----------------------------------------------------------------------------------------------------
@@ -946,8 +990,41 @@ def test_some_images_are_held_to_wider_tolerances() -> None:
     given = {name: Expectation(88.9, 0.15, "report", "replicated") for name in ("zero-shot-10-test", "padding-10", "residual-100")}
     kept = full_scale.on_some_images(given, 1000)
     assert kept.keys() == {"zero-shot-10-test"}
-    assert 1.9 < kept["zero-shot-10-test"].tolerance < 2.4
-    assert kept["zero-shot-10-test"].reason == "replicated; and the 95% interval of 1000 images"
+    assert 3.4 < kept["zero-shot-10-test"].tolerance < 3.9  # 3.29 standard errors, and Wilson's asymmetry
+    assert kept["zero-shot-10-test"].reason == "replicated; and the 99.9% interval of 1000 images"
+
+
+def test_a_limit_shortens_the_warm_up() -> None:
+    """On a fiftieth of the images the warm-up has a fiftieth of its steps: it must not outlast the training."""
+    run = find_run("padding-10", "full")
+    assert (run.recipe.warmup_steps, vary(run, 1000).recipe.warmup_steps) == (1000, 20)
+    assert vary(run, 50_000).recipe == vary(run, 80_000).recipe == vary(run).recipe == run.recipe
+
+
+def some_result(right: float, trained: int) -> Result:
+    correct = torch.arange(1000) < 1000 * right
+    return Result("a run", "full", "cifar10", "clip", 0, correct, {}, [], None, trained, 1.0, {})
+
+
+@pytest.mark.parametrize("trained", [0, 12])
+def test_what_rests_on_little_training_is_not_judged(trained: int) -> None:
+    """On N images an ordering, contrast or conclusion that rests on a trained run is NOT RUN with the reason; others are judged."""
+    recorded: list[dict[str, Any]] = []
+    better, worse = ([some_result(right, trained if right > 0.5 else 0)] for right in (0.9, 0.2))
+    name = "padding-10-beats-zero-shot-on-110"
+    judge = Judge("full", False, lambda kind, **values: recorded.append(values), [name])
+    judge.obtained, judge.limit = [*better, *worse], 1000
+    attempts: list[Callable[[], None]] = [
+        lambda: judge.ordering([worse], [better]),
+        lambda: judge.contrast([(1.0, [worse]), (-1.0, [better])]),
+        lambda: judge.conclude("worse", Verdict.CONTRADICTED),
+    ]
+    for attempt in attempts:
+        with nullcontext() if trained else pytest.raises(pytest.fail.Exception):
+            attempt()
+    assert {values["verdict"] for values in recorded} == {"NOT RUN" if trained else "contradicted"}
+    assert {values["reason"] for values in recorded} == {"trained on 1000 images only" if trained else ""}
+    assert all((values["paired"] or values["contrast"]) is None for values in recorded if trained)
 
 
 # -- rehearsals ------------------------------------------------------------------------------------------------------------
@@ -974,6 +1051,20 @@ def test_random_weights_are_the_same_at_every_call() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_random_weights_are_drawn_without_a_look_at_any_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many GPUs are visible, a stream of one's own is the CPU's: nothing is seeded, saved or warned about elsewhere."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for touching in ("get_rng_state", "set_rng_state", "manual_seed_all"):
+        monkeypatch.setattr(torch.cuda, touching, lambda *_: pytest.fail("the GPU was touched"))
+    before = torch.get_rng_state()
+    with own_random_stream(7):
+        first = torch.rand(3)
+    with own_random_stream(7):
+        assert torch.equal(torch.rand(3), first)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 Forgive = Callable[[Callable[[], list[Any]]], AbstractContextManager[None]]
 
 
@@ -991,8 +1082,28 @@ def assert_forgives_verdicts_only(forgive: Forgive) -> None:
 
 
 def test_a_rehearsal_forgives_verdicts_and_nothing_else() -> None:
-    """In a rehearsal a number may be anything; what breaks, or records nothing, fails, and what cannot run is skipped."""
+    """In a rehearsal a number may be anything; what breaks, or records nothing, fails."""
     assert_forgives_verdicts_only(full_scale.without_verdicts)
+
+
+@pytest.mark.parametrize("outcome", ["passed", "failed", "skipped"])
+def test_a_rehearsal_skips_nothing(outcome: str) -> None:
+    """A rehearsal brings all that it needs: what is skipped there, for whatever reason, fails, and nothing else changes."""
+    report = SimpleNamespace(outcome=outcome, skipped=outcome == "skipped", longrepr=("file", 1, "Skipped: NOT RUN: no data"))
+    full_scale.refuse_skip(report)
+    assert report.outcome == ("failed" if outcome == "skipped" else outcome)
+    assert ("not rehearsed" in report.longrepr) == (outcome == "skipped")
+    assert "NOT RUN: no data" in str(report.longrepr)
+
+
+def test_every_term_of_the_continuous_rehearsal_names_a_test() -> None:
+    """What .ci/run rehearses is named test by test, which pytest refuses where there is none, and covers every table."""
+    root = Path(__file__).parent.parent
+    script = (root / ".ci" / "run").read_text(encoding="utf-8")
+    chosen = re.findall(r"(tests/\w+\.py)::(\w+)\[([\w-]+)\]", script)
+    assert {runs("full")[name].table for *_, name in chosen} == {*TABLES}
+    assert all(f"def {function}(" in (root / file).read_text(encoding="utf-8") for file, function, _ in chosen)
+    assert re.search(r'timeout 300 pytest -m gpu --rehearse --device cpu "\$\{cells\[@\]\}"', script)
 
 
 @pytest.mark.parametrize("wrong", [controls.forgives_everything, controls.forgives_any_failure], ids=name_of)
@@ -1023,6 +1134,19 @@ def test_options_that_contradict_each_other_are_refused(changes: dict[str, Any],
     options = SimpleNamespace(**{"limit": None, "rehearse": False, "accept": False, "scale": "full", "data": None} | changes)
     with pytest.raises(pytest.UsageError, match=message):
         full_scale.configure(SimpleNamespace(option=options))
+
+
+REHEARSAL = {"limit": None, "rehearse": True, "accept": False, "scale": "full", "data": None, "device": "cpu"}
+
+
+def test_a_rehearsal_without_its_device_or_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rehearsal on a device that is not here, or with a VP_HOME that cannot be written, ends in one line before it starts."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    (tmp_path / "taken").write_text("")
+    monkeypatch.setenv("VP_HOME", str(tmp_path / "taken"))
+    for device, message in (("cuda", "--rehearse: device 'cuda' asked for"), ("cpu", r"--rehearse: cannot write .*: set VP_HOME")):
+        with pytest.raises(pytest.UsageError, match=message):
+            full_scale.configure(SimpleNamespace(option=SimpleNamespace(**REHEARSAL | {"device": device})))
 
 
 def test_a_gpu_is_needed_only_for_whole_runs() -> None:

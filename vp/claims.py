@@ -350,7 +350,7 @@ def _by_record(record: Entry, entry: Entry, told: bool, alone: bool) -> _Finding
         return _Finding(verdict, evidence, "the test broke off")
     if record["known_failure"] and verdict is Verdict.CONTRADICTED:
         evidence += f". Known: {record['known_failure']}"
-    return _Finding(verdict, evidence, known_failure=record["known_failure"], test_passed=by_holm)
+    return _Finding(verdict, evidence, record.get("reason", ""), record["known_failure"], test_passed=by_holm)
 
 
 def _by_outcome(entry: Entry) -> _Finding:

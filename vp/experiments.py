@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -15,6 +16,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from vp.data import GaussianNoise
+from vp.data.world import DOWNSTREAM_SIZES
 from vp.evaluation import wilson_interval
 from vp.models import DEFAULT_TEMPLATE, FrozenCLIP, Statistics
 from vp.prompts import VISUAL_PROMPTS, BatchScrambledDeepPrompt, DeepPrompt
@@ -201,6 +203,7 @@ class Scale:
     padding_recipe: Recipe
     deep_recipe: Recipe
     network: str  # to fine-tune
+    training_images: int  # of either set
     head_recipe: Recipe
     stage_recipe: Recipe
 
@@ -218,6 +221,7 @@ SCALES: dict[str, Scale] = {
         padding_recipe=Recipe("adam", learning_rate=0.1, warmup_steps=0, epochs=4, batch_size=64),
         deep_recipe=Recipe("adam", learning_rate=0.1, warmup_steps=0, epochs=3, batch_size=64),
         network="mini-resnet",
+        training_images=DOWNSTREAM_SIZES["train"],
         head_recipe=Recipe("adam", learning_rate=1e-3, warmup_steps=0, schedule="constant", epochs=8, batch_size=32),
         stage_recipe=Recipe("adam", learning_rate=1e-3, warmup_steps=0, schedule="constant", epochs=3, batch_size=32),
     ),
@@ -232,6 +236,7 @@ SCALES: dict[str, Scale] = {
         padding_recipe=Recipe(shuffle=False),
         deep_recipe=Recipe(shuffle=False),
         network="resnet18/IMAGENET1K_V1",
+        training_images=50_000,
         head_recipe=Recipe("adam", learning_rate=1e-3, warmup_steps=0, schedule="constant", epochs=30),
         stage_recipe=Recipe("adam", learning_rate=1e-3, warmup_steps=0, schedule="constant", epochs=10),
     ),
@@ -387,11 +392,13 @@ def find_run(name: str, scale: str) -> Run:
 
 
 def vary(run: Run, limit: int | None = None, rehearsal: bool = False) -> Run:
-    """A Run on `limit` images of each split; or its rehearsal, with random weights and two epochs."""
+    """A Run on `limit` images of each split, with its warm-up in proportion; or its rehearsal: random weights, two epochs."""
     if limit is not None and limit < 10:
         raise VpError(f"--limit {limit}: give at least 10 images, of which some train and some validate")
     if not rehearsal:
-        return replace(run, limit=limit)
+        share = min(1.0, (limit or math.inf) / SCALES[run.scale].training_images)
+        recipe = run.recipe and replace(run.recipe, warmup_steps=math.ceil(share * run.recipe.warmup_steps))
+        return replace(run, limit=limit, recipe=recipe)
     recipe = run.recipe and replace(run.recipe, epochs=2, warmup_steps=min(2, run.recipe.warmup_steps))
     backbone = f"{run.backbone.partition('/')[0]}/{RANDOM}"
     return replace(run, limit=limit, rehearsal=True, recipe=recipe, backbone=backbone)

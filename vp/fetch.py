@@ -15,7 +15,7 @@ from vp.downloads import DownloadFailed, check_network, download, matches, offli
 from vp.experiments import SCALES
 from vp.models.clip import check_clip_name, clip_source, find_clip_weights
 from vp.models.fine_tuning import is_network, network_source, network_weights
-from vp.runtime import NotAvailable, VpError, home
+from vp.runtime import RANDOM, NotAvailable, VpError, home
 
 SIZES_MIB = {"cifar10": 340, "cifar100": 340, "ViT-B-32-quickgelu/openai": 580, "resnet18/IMAGENET1K_V1": 45}  # for people
 
@@ -36,7 +36,12 @@ def needed() -> list[str]:
 
 
 def piece(name: str) -> Piece:
-    """A dataset (`cifar10`, `cifar100`) or weights (`MODEL/PRETRAINED`). Raises VpError with the nearest names for others."""
+    """A dataset (`cifar10`, `cifar100`) or weights (`MODEL/PRETRAINED`). Raises VpError for what is never downloaded, and with
+    the nearest names for others."""
+    if name in ("mini-clip", "mini-resnet"):
+        raise VpError(f"{name} ships with the package, there is nothing to fetch: give one of {', '.join(needed())}")
+    if name.endswith(f"/{RANDOM}"):
+        raise VpError(f"{name} has random weights, there is nothing to fetch: give one of {', '.join(needed())}")
     if name in READERS:
         return Piece(name, lambda: _cifar_is_here(name, home() / "data"), lambda: _bring_cifar(name, home() / "data"))
     if is_network(name):

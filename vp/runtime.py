@@ -104,10 +104,13 @@ def seed_everything(seed: int) -> None:
 
 @contextmanager
 def own_random_stream(seed: int) -> Iterator[None]:
-    """Draw from torch's global stream as if freshly seeded, and leave it as it was found."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    """Draw on the CPU from torch's global stream as if freshly seeded, and leave it as it was found. No other device is touched."""
+    before = torch.get_rng_state()
+    torch.default_generator.manual_seed(seed)
+    try:
         yield
+    finally:
+        torch.set_rng_state(before)
 
 
 @lru_cache(maxsize=1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import tarfile
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 from torchvision.datasets import CIFAR10, CIFAR100
-from torchvision.datasets.utils import check_integrity, extract_archive
+from torchvision.datasets.utils import check_integrity
 
 from vp.data.images import ImageSet
 from vp.data.pictures import list_pictures, load_class_folders
@@ -100,10 +101,12 @@ def unpack(archive: Path) -> None:
     """Unpack a verified archive beside itself; one process at a time. Raises NotAvailable where that cannot be written."""
     try:
         with FileLock(archive.with_name(f".{archive.name}.lock")):
-            extract_archive(str(archive), str(archive.parent))
-    except OSError as error:
+            with tarfile.open(archive) as tar:
+                tar.extractall(archive.parent, filter="data")
+    except (OSError, tarfile.TarError) as error:
         raise NotAvailable(
-            f"cannot unpack {archive} ({error.strerror or error}): free space there, or unpack it elsewhere and give --data"
+            f"cannot unpack {archive} ({getattr(error, 'strerror', None) or error}): free space there, or unpack it elsewhere and "
+            "give --data"
         ) from error
 
 
