@@ -479,6 +479,7 @@ def test_a_run_builds_what_it_names(name: str) -> None:
     assert run.head.flip == (0.5 if "flip" in name else 0)
 
 
+@pytest.mark.claim("fc-specifications")
 def test_full_scale_trains_as_the_report_did() -> None:
     """At full scale: ResNet-18, Adam at a constant 1e-3, batch 128, 30 epochs, one tenth of the images for validation."""
     run = find_run("residual-100", "full")

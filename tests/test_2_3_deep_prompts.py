@@ -440,6 +440,15 @@ def test_more_prompts_help_most_at_early_and_middle_layers_of_the_100_class_set(
     judge.contrast(weights)
 
 
+@pytest.mark.claim("more-prompts-help-most-on-100-{column}")
+@pytest.mark.reproduces
+@pytest.mark.parametrize("column", ["front", "back"])
+def test_more_prompts_help_most_on_the_100_class_set(column: str, cells, judge) -> None:
+    """More prompts, 8 against 1, gain more accuracy on the 100-class set than on the 10-class set."""
+    sets = ((1.0, ("100",)), (-1.0, ("10",)))
+    judge.contrast([(sign * gain, cells(None, n, column, of)) for sign, of in sets for gain, n in ((1.0, 8), (-1.0, 1))])
+
+
 @pytest.mark.claim("class-readout-beats-first-{which}")
 @pytest.mark.reproduces
 @pytest.mark.parametrize("which", ["first", "middle", "last"])

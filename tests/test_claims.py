@@ -298,7 +298,9 @@ def test_links_are_read_from_the_source(tmp_path: Path) -> None:
         '@pytest.mark.claim("d-{x}")\n@pytest.mark.parametrize("x", [1, pytest.param("y z")])\ndef test_template(x): ...\n'
         '@pytest.mark.claim("{b}-e")\n@pytest.mark.parametrize(("a", "b"), [(1, "f"), (2, "g")])\ndef test_pairs(a, b): ...\n'
         '@pytest.mark.claim("{c}-e")\n@pytest.mark.parametrize("c", some())\ndef test_computed(c): ...\n'
-        "def test_numbers(judge): judge.cell(1)\n"
+        '@pytest.mark.parametrize("n", [pytest.param(n, marks=pytest.mark.reproduces(n)) for n in some()])\n'
+        "def test_numbers(n, judge): judge_it(n)\n"
+        "@pytest.mark.reproduces\ndef test_compares(table): table.cell(1)\n"
         "def test_nothing(): ...\n"
         '@pytest.mark.claim("e")\ndef no_test(): ...\n'
     )
@@ -310,7 +312,7 @@ def test_links_are_read_from_the_source(tmp_path: Path) -> None:
         "test_template": (9, ("d-1", "d-y z"), False),
         "test_pairs": (12, ("f-e", "g-e"), False),
         "test_computed": (15, ("{c}-e",), False),
-        "test_numbers": (16, (), True),
+        "test_numbers": (17, (), True),
     }
 
 

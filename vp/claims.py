@@ -157,7 +157,7 @@ def find_links(tests: Path) -> list[Link]:
                 named = [str(arg.value) for mark in marks.get("claim", ()) for arg in mark.args if isinstance(arg, ast.Constant)]
                 rows = [row for mark in marks.get("parametrize", ()) for row in _parameters(mark)] or [{}]
                 claims = tuple(dict.fromkeys(fill_in(claim, row) for claim in named for row in rows))
-                judges = any(isinstance(part, ast.Attribute) and part.attr == "cell" for part in ast.walk(node))
+                judges = any(mark.args for mark in marks.get("reproduces", ()))
                 if claims or judges:
                     links.append(Link(f"{tests.name}/{path.name}::{node.name}", node.lineno, claims, judges))
     return links
