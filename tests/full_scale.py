@@ -38,6 +38,7 @@ def configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"--limit {options.limit}: give at least 10 images, of which some train and some validate")
     if options.rehearse:
         from vp.data import generate_cifar
+        from vp.data.cifar import REHEARSAL
         from vp.runtime import NotAvailable, home
 
         try:
@@ -45,7 +46,7 @@ def configure(config: pytest.Config) -> None:
         except NotAvailable as missing:
             raise pytest.UsageError(f"--rehearse: {missing}") from missing
         options.limit = options.limit or limit
-        folder = home() / "rehearsal" / f"cifar-{train}-{test}"
+        folder = home() / REHEARSAL / f"cifar-{train}-{test}"
         try:
             generate_cifar(folder, train, test)
         except OSError as error:

@@ -35,6 +35,7 @@ import vp.doctor
 import vp.downloads
 import vp.fetch
 import vp.runtime
+import vp.training
 from tests import full_scale
 from tests.asserts import Judge
 from tests.controls import full_scale as controls
@@ -46,20 +47,21 @@ from vp.data.cifar import CLASS_NAMES, READERS
 from vp.devices import SHARING, VISIBLE, assign_device, give_worker_its_device, visible_devices
 from vp.doctor import examine
 from vp.downloads import DownloadFailed, download
-from vp.evaluation import ImageBatches, predict
+from vp.evaluation import ImageBatches, PrefixBatches, predict
 from vp.evaluation.batches import ComputedBatches, cache_bytes
 from vp.expectations import Expectation, Verdict, load_expectations
 from vp.experiments import SCALES, Result, find_run, runs, source_of, vary
 from vp.fetch import fetch, needed, piece
-from vp.models import FrozenCLIP, cosine_logits, load_clip, load_network
+from vp.models import FineTunedFromFeatures, FineTunedNetwork, FrozenCLIP, LinearProbe, cosine_logits, load_clip, load_network
 from vp.models.clip import check_clip_name, preprocess_of
 from vp.models.mini_clip import mini_tokenizer, new_mini_clip
-from vp.performing import images_of
-from vp.prompts import BatchScrambledDeepPrompt, DeepPromptedCLIP
+from vp.performing import images_of, training_batches
+from vp.prompts import BatchScrambledDeepPrompt, DeepPrompt, DeepPromptedCLIP, FastDeepPromptedCLIP
 from vp.runtime import NotAvailable, OutOfMemory, VpError, device_share, mixed_precision, own_random_stream, precision
 from vp.training import Recipe, accumulate_gradient, fit
 
 CPU = torch.device("cpu")
+Capture = pytest.CaptureFixture[str]
 
 
 def name_of(function: Callable[..., object]) -> str:
@@ -237,6 +239,48 @@ def clip() -> FrozenCLIP:
     return FrozenCLIP("mini-clip, random weights", new_mini_clip(), mini_tokenizer(), Preprocess(40))
 
 
+def test_heads_keep_their_precision(clip: FrozenCLIP) -> None:
+    """A new head gives float32 logits in a region of mixed precision, those of its own weights and of the features it is given."""
+    network, images = load_network("mini-resnet/random"), tensor(0, 6, 3, 40, 40)
+    whole, split, probe = FineTunedNetwork(network, 10), FineTunedFromFeatures(network, 10), LinearProbe(clip, 10)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        features = split.features(images)
+        logits = [split(features), whole.eval()(images), probe(images)]
+    assert {some.dtype for some in logits} == {torch.float32}
+    assert torch.equal(logits[0], torch.nn.functional.linear(features.float(), split.head.weight, split.head.bias))
+
+
+# Fast deep prompts at the first, middle and last block, and what their tokens are trained on.
+BLOCKS = (0, 6, 11)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("block", BLOCKS)
+def test_deep_prompts_train_in_mixed_precision(
+    block: int, dtype: torch.dtype, clip: FrozenCLIP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In either half precision deep prompts give nearly the logits of float32, and train, from what is kept of the prefix."""
+    torch.manual_seed(0)
+    images = ImageSet("some", "train", pixels(0, 8, 3, 40, 40), torch.arange(8) % 2, ("red", "blue"))
+    model = FastDeepPromptedCLIP(clip, images.class_names, prompt=DeepPrompt(4, 64, block))
+    exact = training_batches(model, images, CPU)
+    inputs, labels = exact[torch.arange(8)]
+    with torch.no_grad():
+        expected = model(inputs)
+    monkeypatch.setattr(vp.runtime, "precision", lambda _: dtype)
+    monkeypatch.setattr(vp.training, "precision", lambda _: dtype)
+    batches = PrefixBatches(ImageBatches(images, clip.preprocess), clip, block)
+    before = model.prompt.tokens.detach().clone()
+    with torch.no_grad(), mixed_precision(CPU):
+        logits = model(batches[torch.arange(8)][0])
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, expected, atol=0.02 * float(clip.scale), rtol=0)
+    recipe = Recipe("adam", learning_rate=0.05, warmup_steps=0, epochs=3, batch_size=4)
+    history = fit(model, batches, batches, recipe, progress=False).history
+    assert history[-1]["loss"] < cross_entropy(expected, labels)
+    assert not torch.equal(model.prompt.tokens, before)
+
+
 def test_attention_is_fused(clip: FrozenCLIP, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every block of the vision tower computes its attention in one fused operation, also when gradients are asked for."""
     calls = []
@@ -253,6 +297,11 @@ def test_attention_is_fused(clip: FrozenCLIP, monkeypatch: pytest.MonkeyPatch) -
 Accumulate = Callable[[nn.Module, Tensor, Tensor, int], float]
 
 
+def in_parts(model: nn.Module, inputs: Tensor, labels: Tensor, at_once: int) -> float:
+    parts = zip(inputs.split(at_once), labels.split(at_once), strict=True)
+    return accumulate_gradient(model, parts, len(labels)).item()
+
+
 def assert_same_gradient(accumulate: Accumulate, count: int, at_once: int, seed: int = 0) -> None:
     torch.manual_seed(seed)
     model, inputs, labels = nn.Linear(4, 3), tensor(seed, count, 4), pixels(seed, count).long() % 3
@@ -266,7 +315,7 @@ def assert_same_gradient(accumulate: Accumulate, count: int, at_once: int, seed:
 @given(count=st.integers(1, 20), at_once=st.integers(1, 25), seed=seeds)
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(count: int, at_once: int, seed: int) -> None:
     """Accumulated over parts of any size, the loss and its gradient are those of the whole batch."""
-    assert_same_gradient(accumulate_gradient, count, at_once, seed)
+    assert_same_gradient(in_parts, count, at_once, seed)
 
 
 @pytest.mark.parametrize("wrong", [controls.mean_of_means, controls.sum_of_means, controls.drops_the_rest], ids=name_of)
@@ -337,19 +386,84 @@ def test_batches_that_must_not_be_split_are_not(clip: FrozenCLIP) -> None:
         predict(scrambled, Rows(9))
 
 
-def test_what_cannot_be_kept_is_computed_at_each_pass(clip: FrozenCLIP, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When a prefix does not fit beside what others keep on the device, it is computed batch by batch instead."""
+class RowsOfSmallDevice(Rows):
+    """Rows that are prepared on a device which has room for `room` of them at once."""
 
-    class Means(ComputedBatches):
-        def compute(self, inputs: Tensor) -> tuple[Tensor, ...]:
-            return (inputs.mean((2, 3)),)
+    def __init__(self, count: int, room: int, error: Exception) -> None:
+        super().__init__(count)
+        self.room, self.error = room, error
 
-    images = ImageBatches(ImageSet("some", "train", pixels(0, 5, 3, 8, 8), torch.arange(5), tuple("abcde")), Preprocess(8))
+    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        if len(indices) > self.room:
+            raise self.error
+        flipped = torch.rand(len(indices)) < 0.5
+        inputs, labels = super().__getitem__(indices)
+        return torch.where(flipped[:, None], -inputs, inputs), labels
+
+
+CPU_FULL = RuntimeError(
+    "[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+)
+FULL = [torch.OutOfMemoryError("CUDA out of memory"), CPU_FULL, MemoryError()]
+
+
+@pytest.mark.parametrize("error", FULL, ids=lambda error: type(error).__name__)
+def test_preparing_a_batch_goes_on_in_smaller_parts(error: Exception) -> None:
+    """When memory does not suffice to prepare a batch, training halves it as well, to the same weights and the same flips."""
+    trained = []
+    for room in (100, 3):
+        model = SmallDevice(100)
+        torch.manual_seed(0)
+        trained.append(fit(model, RowsOfSmallDevice(21, room, error), Rows(5), RECIPE, progress=False).last)
+    for name, value in trained[0].items():
+        torch.testing.assert_close(trained[1][name], value, atol=1e-6, rtol=1e-5)
+    with pytest.raises(OutOfMemory, match="too small for a single image"):
+        fit(model, RowsOfSmallDevice(21, 0, error), Rows(5), RECIPE, progress=False)
+
+
+@pytest.mark.parametrize("work", [lambda m, rows: fit(m, rows, rows, RECIPE, progress=False), predict])
+def test_other_errors_are_not_taken_for_a_lack_of_memory(work: Callable[..., object]) -> None:
+    """Any other error of a batch is raised as it is, at once."""
+    with pytest.raises(RuntimeError, match="shapes"):
+        work(SmallDevice(9), RowsOfSmallDevice(9, 0, RuntimeError("shapes")))
+
+
+class Means(ComputedBatches):
+    """The mean colours of images, on a device that has room for `room` images at once."""
+
+    room = 100
+
+    def compute(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        if len(inputs) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return (inputs.mean((2, 3)),)
+
+
+def some_images() -> ImageBatches:
+    return ImageBatches(ImageSet("some", "train", pixels(0, 5, 3, 8, 8), torch.arange(5), tuple("abcde")), Preprocess(8))
+
+
+def test_what_is_kept_is_computed_in_batches_that_fit(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    """When memory is too small for a batch of a prefix, the batch is halved, and all is kept nonetheless."""
+    whole = Means(some_images())
+    monkeypatch.setattr(Means, "room", 2)
+    halved = Means(some_images())
+    assert halved.kept is not None
+    assert torch.equal(halved.kept[0], whole.kept[0])
+    assert capsys.readouterr().err == ""
+
+
+def test_what_cannot_be_kept_is_computed_at_each_pass(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    """When a prefix does not fit beside what others keep on the device, it is computed batch by batch instead, and that is said."""
+    images = some_images()
     kept = Means(images)
     monkeypatch.setattr(ComputedBatches, "_all", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")))
     computed = Means(images)
     assert kept.kept is not None
     assert computed.kept is None
+    said = capsys.readouterr().err
+    assert said.startswith("note: memory does not suffice to keep what 5 images come to")
+    assert said.count("\n") == 1
     assert torch.equal(kept[torch.arange(5)][0], computed[torch.arange(5)][0])
 
 
@@ -523,9 +637,18 @@ def test_what_stops_a_download_is_one_line(
 
 
 @pytest.fixture
-def stand_ins(tmp_path: Path) -> Path:
-    generate_cifar(tmp_path / "stand-ins", train=100, test=30)
-    return tmp_path / "stand-ins"
+def stand_ins() -> Path:
+    folder = vp.runtime.home() / vp.data.cifar.REHEARSAL / "stand-ins"
+    generate_cifar(folder, train=100, test=30)
+    return folder
+
+
+def test_stand_ins_are_read_in_a_rehearsal_only(stand_ins: Path, tmp_path: Path) -> None:
+    """A folder that brings checksums of its own is not believed, for its pickles might run code: only CIFAR's own are opened."""
+    elsewhere = stand_ins.rename(tmp_path / "handed-over")
+    for name in READERS:
+        with pytest.raises(NotAvailable, match=f"{name} is truncated or damaged"):
+            load_cifar(name, "test", elsewhere)
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -668,8 +791,6 @@ def test_images_move_to_a_device_once() -> None:
 
 
 # -- fetch -----------------------------------------------------------------------------------------------------------------
-
-Capture = pytest.CaptureFixture[str]
 
 
 @pytest.mark.usefixtures("published")

@@ -118,7 +118,7 @@ def _flop_per_image(model: nn.Module, batches: Batches, batch: int, trains: bool
     with FlopCounterMode(display=False) as counter:
         if trains:
             model.train()
-            accumulate_gradient(model, inputs, labels, batch)
+            accumulate_gradient(model, [(inputs, labels)], batch)
         else:
             with torch.no_grad(), mixed_precision(labels.device):
                 model.eval()(inputs)
