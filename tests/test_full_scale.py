@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import io
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -53,7 +54,7 @@ from vp.expectations import Expectation, Verdict, load_expectations
 from vp.experiments import SCALES, Result, find_run, runs, source_of, vary
 from vp.fetch import fetch, needed, piece
 from vp.models import FineTunedFromFeatures, FineTunedNetwork, FrozenCLIP, LinearProbe, cosine_logits, load_clip, load_network
-from vp.models.clip import check_clip_name, preprocess_of
+from vp.models.clip import check_clip_name, clip_source, find_clip_weights, preprocess_of
 from vp.models.mini_clip import mini_tokenizer, new_mini_clip
 from vp.performing import images_of, training_batches
 from vp.prompts import BatchScrambledDeepPrompt, DeepPrompt, DeepPromptedCLIP, FastDeepPromptedCLIP
@@ -867,11 +868,60 @@ def test_damaged_clip_weights_name_the_command_that_cures(tmp_path: Path, monkey
     blob.write_bytes(b"half")
     monkeypatch.setattr("vp.models.clip.try_to_load_from_cache", lambda *_, **__: str(blob))
     monkeypatch.setattr(open_clip, "create_model", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("header too large")))
-    with pytest.raises(NotAvailable, match=r"truncated or damaged \(header too large\): delete it and run `python -m vp fetch"):
+    with pytest.raises(NotAvailable, match=r"truncated or altered, its checksum is wrong: delete it and run `python -m vp fetch"):
         load_clip("ViT-B-32-quickgelu/openai")
     assert not piece("ViT-B-32-quickgelu/openai").is_here()
     blob.write_bytes(b"whole")
     assert piece("ViT-B-32-quickgelu/openai").is_here()
+    with pytest.raises(NotAvailable, match=r"truncated or damaged \(header too large\): delete it and run `python -m vp fetch"):
+        load_clip("ViT-B-32-quickgelu/openai")
+
+
+def hub_cache(root: Path, content: bytes) -> Path:
+    """A cache as the hub's library lays it out, with OpenAI's weights of that content; gives back the blob."""
+    place, (file, *_) = clip_source("ViT-B-32-quickgelu", "openai")
+    folder = root / f"models--{place.replace('/', '--')}"
+    for part in ("blobs", "refs", "snapshots/0"):
+        (folder / part).mkdir(parents=True)
+    blob = folder / "blobs" / hashlib.sha256(b"whole").hexdigest()
+    blob.write_bytes(content)
+    (folder / "refs" / "main").write_text("0")
+    (folder / "snapshots" / "0" / file).symlink_to(blob)
+    return blob
+
+
+def test_weights_of_the_hubs_own_cache_are_copied_once_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that another program fetched are copied into VP_HOME, whose copies know their checksum; theirs stay as they are."""
+    name = "ViT-B-32-quickgelu/openai"
+    blob = hub_cache(tmp_path / "theirs", b"whole")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "theirs"))
+    monkeypatch.setenv("VP_HOME", str(tmp_path / "ours"))
+    for variable in vp.downloads.OFFLINE:
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(vp.fetch, "check_network", lambda _: pytest.fail("the network was asked"))
+    assert not piece(name).is_here()
+    fetch([name], say=str)
+    assert piece(name).is_here()
+    shutil.copytree(tmp_path / "ours", tmp_path / "copied")
+    monkeypatch.setenv("VP_HOME", str(tmp_path / "copied"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "nowhere"))
+    ours = find_clip_weights(*name.split("/"))
+    assert ours is not None
+    assert ours.read_bytes() == b"whole"
+    ours.write_bytes(b"other")
+    with pytest.raises(NotAvailable, match="its checksum is wrong"):
+        load_clip(name)
+    assert blob.read_bytes() == b"whole"
+
+
+def test_damaged_weights_elsewhere_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is damaged in another program's cache is neither copied nor deleted."""
+    blob = hub_cache(tmp_path / "theirs", b"half")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "theirs"))
+    monkeypatch.setattr(vp.fetch, "check_network", lambda _: (_ for _ in ()).throw(DownloadFailed("no network")))
+    with pytest.raises(DownloadFailed):
+        piece("ViT-B-32-quickgelu/openai").bring()
+    assert blob.read_bytes() == b"half"
 
 
 @pytest.mark.parametrize(

@@ -447,7 +447,7 @@ def test_no_step_waits_for_its_loss(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_the_training(value: float) -> None:
-    """A NaN or infinite loss stops the training with a line that names run and epoch and advises; the weights are those of before."""
+    """A NaN or infinite loss stops the training with a line that names run and epoch and advises; weights are those of before."""
     examples, model = Examples(7), linear()
     before = model.weight.detach().clone()
     examples.inputs[:] = value
