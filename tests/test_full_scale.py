@@ -42,7 +42,7 @@ from tests.asserts import Judge
 from tests.controls import full_scale as controls
 from tests.strategies import pixels, seeds, tensor
 from vp.__main__ import main
-from vp.bench import TABLES, bench, duration, project, works
+from vp.bench import TABLES, bars, bench, duration, measure, project, works
 from vp.data import ImageSet, Preprocess, generate_cifar, load_cifar, load_images, union
 from vp.data.cifar import CLASS_NAMES, READERS
 from vp.devices import SHARING, VISIBLE, assign_device, give_worker_its_device, visible_devices
@@ -1004,6 +1004,47 @@ def test_the_doctor_names_a_gpu_that_is_too_small(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     said = vp.doctor._device(torch.device("cuda"))
     assert said == "1 x Small GPU, 2 GiB, float16; too small for full scale, which takes 4 GiB"
+    lines = examined_with_everything_here(monkeypatch, torch.device("cuda"))
+    assert lines[-2].startswith("full scale: cannot run on this device, too small for full scale, which takes 4 GiB")
+    assert lines[-1] == f"next: `{vp.doctor.LAPTOP}` for real CLIP on 1,000 real images"
+
+
+def examined_with_everything_here(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> list[str]:
+    monkeypatch.setattr(vp.doctor, "pick_device", lambda _: device)
+    monkeypatch.setattr(vp.doctor, "_project_mini", lambda device: {"table_1": 400.0})
+    monkeypatch.setattr(vp.doctor, "matrix_rate", lambda device: 1e12)
+    monkeypatch.setattr(vp.doctor, "load_cifar", lambda name, *_: SimpleNamespace(source=f"{name}: published files"))
+    monkeypatch.setattr(vp.doctor, "piece", lambda name: SimpleNamespace(is_here=lambda: True))
+    lines: list[str] = []
+    examine("auto", lines.append)
+    return lines
+
+
+@pytest.mark.parametrize(("devices", "gib", "cores", "workers"), [(1, 80, 64, 20), (1, 80, 16, 16), (2, 8, 64, 4), (1, 6, 64, 1)])
+def test_the_doctor_advises_as_many_workers_as_fit(
+    devices: int, gib: int, cores: int, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next command has as many workers as the GPUs' memory and the machine's cores allow."""
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(name="GPU", total_memory=gib * 2**30))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    assert f"pytest -m gpu -n {workers} --html" in examined_with_everything_here(monkeypatch, torch.device("cuda"))[-1]
+
+
+@pytest.mark.usefixtures("_no_network")
+def test_the_doctor_reads_both_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data without its training images is not all here, and the doctor says so."""
+
+    def load(name: str, split: str, root: Path) -> SimpleNamespace:
+        if split == "train":
+            raise NotAvailable(f"{name} is truncated")
+        return SimpleNamespace(source=f"{name}: published files")
+
+    monkeypatch.setattr(vp.doctor, "load_cifar", load)
+    lines: list[str] = []
+    assert vp.doctor._missing(lines.append)[:2] == ["cifar10", "cifar100"]
+    assert lines[:2] == ["data: cifar10 is truncated", "data: cifar100 is truncated"]
 
 
 def test_the_doctors_operations_are_those_of_the_network() -> None:
@@ -1051,6 +1092,29 @@ def test_bench_runs_what_it_times() -> None:
     visual, deep = (measured["speeds"][name] for name in ("visual prompt", "deep prompt, k = 11"))
     assert visual["gflop_per_image"] > 4 * deep["gflop_per_image"] > 0
     assert len(lines) == 4 + len(measured["speeds"]) + len(TABLES)
+
+
+def test_bars_stand_beside_what_was_measured() -> None:
+    """What one H200 is asked for is printed with the ratio of the last block to the first, the rate and the total."""
+    lines = bars({"visual prompt": 9000.0, "deep prompt, k = 0": 8000.0, "deep prompt, k = 11": 256_000.0}, 1800.0)
+    assert [line.split(":", 1)[1].split() for line in lines] == [
+        ["9,000", "(on", "one", "H200:", "at", "least", "8,000)"],
+        ["32.0", "times", "(on", "one", "H200:", "at", "least", "30", "times)"],
+        ["30", "min", "(on", "one", "H200:", "40", "min", "or", "less)"],
+    ]
+
+
+def test_a_gpu_is_measured_for_long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CUDA a measurement is repeated until it has taken two seconds in all; elsewhere it is made once."""
+    monkeypatch.setattr("vp.bench.time_each", lambda works, **_: {"work": [0.25, 0.25]})
+    counted: list[list[float]] = []
+    monkeypatch.setattr("vp.bench.median", lambda rates: counted.append(rates) or 1.0)
+    monkeypatch.setattr("vp.bench._flop_per_image", lambda *_: 1.0)
+    for name in ("build_model", "evaluation_batches", "training_batches"):
+        monkeypatch.setattr(f"vp.bench.{name}", lambda *_: None)
+    for device in ("cpu", "cuda"):
+        measure(works("mini")[0], torch.device(device), images=4, batch=2)
+    assert [len(rates) for rates in counted] == [2, 8]
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(3.2, "3 s"), (89, "89 s"), (90, "1.5 min"), (5400, "1.5 h"), (2e6, "23 days")])
@@ -1305,6 +1369,14 @@ def test_options_that_contradict_each_other_are_refused(changes: dict[str, Any],
     options = SimpleNamespace(**{"limit": None, "rehearse": False, "accept": False, "scale": "full", "data": None} | changes)
     with pytest.raises(pytest.UsageError, match=message):
         full_scale.configure(SimpleNamespace(option=options))
+
+
+def test_reasons_are_listed_once_with_their_counts() -> None:
+    """Whatever was NOT RUN is told reason by reason with the number of tests, so that `N skipped` hides nothing."""
+    told = ["Skipped: NOT RUN: no CUDA", "Skipped: NOT RUN: no data", "Skipped: of another kind", "NOT RUN: no data"]
+    reports = [SimpleNamespace(longrepr=("file", 1, one)) for one in told]
+    assert full_scale.reasons_not_run(reports) == {"no data": 2, "no CUDA": 1}
+    assert full_scale.reasons_not_run([]) == {}
 
 
 REHEARSAL = {"limit": None, "rehearse": True, "accept": False, "scale": "full", "data": None, "device": "cpu"}
