@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib
 import io
@@ -56,8 +57,8 @@ from vp.fetch import fetch, needed, piece
 from vp.models import FineTunedFromFeatures, FineTunedNetwork, FrozenCLIP, LinearProbe, cosine_logits, load_clip, load_network
 from vp.models.clip import check_clip_name, clip_source, find_clip_weights, preprocess_of
 from vp.models.mini_clip import mini_tokenizer, new_mini_clip
-from vp.performing import images_of, training_batches
-from vp.prompts import BatchScrambledDeepPrompt, DeepPrompt, DeepPromptedCLIP, FastDeepPromptedCLIP
+from vp.performing import evaluation_batches, images_of, training_batches
+from vp.prompts import BatchScrambledDeepPrompt, DeepPrompt, DeepPromptedCLIP, FastDeepPromptedCLIP, PromptedCLIP
 from vp.runtime import NotAvailable, OutOfMemory, VpError, device_share, mixed_precision, own_random_stream, precision
 from vp.training import Recipe, accumulate_gradient, fit
 
@@ -291,6 +292,28 @@ def test_attention_is_fused(clip: FrozenCLIP, monkeypatch: pytest.MonkeyPatch) -
     )
     clip.encode_image(torch.zeros(1, 3, 40, 40, requires_grad=True))
     assert len(calls) == 12
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_gpu_gives_the_logits_of_the_cpu(block: int, clip: FrozenCLIP) -> None:
+    """In its own precision a GPU gives nearly the logits of the CPU, zero-shot and with a deep prompt, from what is kept there."""
+    torch.manual_seed(0)
+    images = ImageSet("some", "test", pixels(0, 8, 3, 40, 40), torch.arange(8) % 2, ("red", "blue"))
+    prompt, gpu = DeepPrompt(4, 64, block), torch.device("cuda")
+    logits: dict[torch.device, list[Tensor]] = {}
+    for device in (CPU, gpu):
+        frozen = copy.deepcopy(clip).to(device)
+        frozen._text_features.clear()
+        plain = PromptedCLIP(frozen, images.class_names).to(device)
+        deep = FastDeepPromptedCLIP(frozen, images.class_names, prompt=copy.deepcopy(prompt)).to(device)
+        with torch.no_grad(), mixed_precision(device):
+            kept = PrefixBatches(ImageBatches(images, clip.preprocess, device), frozen, block)
+            shown = [(plain, evaluation_batches(plain, images, device)), (deep, kept)]
+            logits[device] = [model(batches[torch.arange(8)][0]).cpu() for model, batches in shown]
+    for ours, expected in zip(logits[gpu], logits[CPU], strict=True):
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours, expected, atol=0.02 * float(clip.scale), rtol=0)
 
 
 # -- too little memory -----------------------------------------------------------------------------------------------------
