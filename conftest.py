@@ -425,7 +425,11 @@ def _computed_with(provenances: list[dict[str, str]]) -> str:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """What the ledger says beyond the tests' own outcomes."""
+    """Why tests were not run, and what the ledger says beyond the tests' own outcomes."""
+    if reasons := full_scale.reasons_not_run(terminalreporter.stats.get("skipped", [])):
+        terminalreporter.section("NOT RUN")
+        for reason, count in reasons.items():
+            terminalreporter.write_line(f"{count} x {reason}")
     if WRITEUP not in config.stash:
         return
     content, complaints, seconds = config.stash[WRITEUP]

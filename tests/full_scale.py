@@ -6,7 +6,8 @@ conftest.py imports this module before a worker has its device, so that torch is
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,7 @@ def configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"--limit {options.limit}: give at least 10 images, of which some train and some validate")
     if options.rehearse:
         from vp.data import generate_cifar
+        from vp.data.cifar import REHEARSAL
         from vp.runtime import NotAvailable, home
 
         try:
@@ -45,7 +47,7 @@ def configure(config: pytest.Config) -> None:
         except NotAvailable as missing:
             raise pytest.UsageError(f"--rehearse: {missing}") from missing
         options.limit = options.limit or limit
-        folder = home() / "rehearsal" / f"cifar-{train}-{test}"
+        folder = home() / REHEARSAL / f"cifar-{train}-{test}"
         try:
             generate_cifar(folder, train, test)
         except OSError as error:
@@ -129,6 +131,13 @@ def refuse_skip(report: Any) -> None:
     if report.skipped:
         told = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome, report.longrepr = "failed", f"not rehearsed, although nothing may be missing here: {told}"
+
+
+def reasons_not_run(reports: Iterable[Any]) -> dict[str, int]:
+    """The distinct reasons of what was NOT RUN, with how many tests have each, the most frequent first."""
+    told = (str(report.longrepr[2]) for report in reports if isinstance(report.longrepr, tuple))
+    counts = Counter(one.removeprefix("Skipped: ").removeprefix("NOT RUN: ") for one in told if "NOT RUN: " in one)
+    return dict(counts.most_common())
 
 
 def in_words(options: Any) -> str:

@@ -498,10 +498,10 @@ def test_centre_crop_agrees_with_torchvision() -> None:
 SHAPES = [(32, 32), (DOWNSTREAM_PX, DOWNSTREAM_PX), (40, 40), (60, 90), (90, 60), (33, 47), (100, 51), (41, 173), (300, 224)]
 
 
-def deviations(ours: Preprocess, transform: Callable[[Image.Image], Tensor], images: Tensor) -> Tensor:
+def deviations(ours: Preprocess, transform: Callable[[Image.Image], Tensor], images: Tensor, device: str = "cpu") -> Tensor:
     """How many grey levels apart the two make each value of a batch."""
     expected = torch.stack([transform(picture) for picture in as_pictures(images)])
-    return (ours(images) - expected).abs() * 255 * torch.tensor(ours.std)[:, None, None]
+    return (ours(images.to(device)).cpu() - expected).abs() * 255 * torch.tensor(ours.std)[:, None, None]
 
 
 def assert_preprocesses_as_open_clip(kind: type[Preprocess], height: int, width: int, size: int, squash: bool = False) -> None:
@@ -537,11 +537,12 @@ CIFAR_TRANSFORMS = {  # what each full-scale network does to CIFAR's images
 }
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("network", CIFAR_TRANSFORMS)
-def test_images_of_cifars_size_come_out_as_from_pillow(network: str) -> None:
+def test_images_of_cifars_size_come_out_as_from_pillow(network: str, device: str) -> None:
     """From 32 to 224 px, at most 1 of 100,000 values is more than 1 grey level off, and none more than 2, for both networks."""
     ours, theirs = CIFAR_TRANSFORMS[network]
-    apart = deviations(ours, theirs, torch.cat([smooth_and_noisy(seed, 32, 32) for seed in range(8)]))
+    apart = deviations(ours, theirs, torch.cat([smooth_and_noisy(seed, 32, 32) for seed in range(8)]), device)
     assert apart.max() < 2.01
     assert (apart > 1.5).float().mean() <= OFF_BY_TWO
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib
 import io
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -35,31 +37,33 @@ import vp.doctor
 import vp.downloads
 import vp.fetch
 import vp.runtime
+import vp.training
 from tests import full_scale
 from tests.asserts import Judge
 from tests.controls import full_scale as controls
 from tests.strategies import pixels, seeds, tensor
 from vp.__main__ import main
-from vp.bench import TABLES, bench, duration, project, works
+from vp.bench import TABLES, bars, bench, duration, measure, project, works
 from vp.data import ImageSet, Preprocess, generate_cifar, load_cifar, load_images, union
 from vp.data.cifar import CLASS_NAMES, READERS
 from vp.devices import SHARING, VISIBLE, assign_device, give_worker_its_device, visible_devices
 from vp.doctor import examine
 from vp.downloads import DownloadFailed, download
-from vp.evaluation import ImageBatches, predict
+from vp.evaluation import ImageBatches, PrefixBatches, predict
 from vp.evaluation.batches import ComputedBatches, cache_bytes
 from vp.expectations import Expectation, Verdict, load_expectations
 from vp.experiments import SCALES, Result, find_run, runs, source_of, vary
 from vp.fetch import fetch, needed, piece
-from vp.models import FrozenCLIP, cosine_logits, load_clip, load_network
-from vp.models.clip import check_clip_name, preprocess_of
+from vp.models import FineTunedFromFeatures, FineTunedNetwork, FrozenCLIP, LinearProbe, cosine_logits, load_clip, load_network
+from vp.models.clip import check_clip_name, clip_source, find_clip_weights, preprocess_of
 from vp.models.mini_clip import mini_tokenizer, new_mini_clip
-from vp.performing import images_of
-from vp.prompts import BatchScrambledDeepPrompt, DeepPromptedCLIP
+from vp.performing import evaluation_batches, images_of, training_batches
+from vp.prompts import BatchScrambledDeepPrompt, DeepPrompt, DeepPromptedCLIP, FastDeepPromptedCLIP, PromptedCLIP
 from vp.runtime import NotAvailable, OutOfMemory, VpError, device_share, mixed_precision, own_random_stream, precision
 from vp.training import Recipe, accumulate_gradient, fit
 
 CPU = torch.device("cpu")
+Capture = pytest.CaptureFixture[str]
 
 
 def name_of(function: Callable[..., object]) -> str:
@@ -237,6 +241,48 @@ def clip() -> FrozenCLIP:
     return FrozenCLIP("mini-clip, random weights", new_mini_clip(), mini_tokenizer(), Preprocess(40))
 
 
+def test_heads_keep_their_precision(clip: FrozenCLIP) -> None:
+    """A new head gives float32 logits in a region of mixed precision, those of its own weights and of the features it is given."""
+    network, images = load_network("mini-resnet/random"), tensor(0, 6, 3, 40, 40)
+    whole, split, probe = FineTunedNetwork(network, 10), FineTunedFromFeatures(network, 10), LinearProbe(clip, 10)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        features = split.features(images)
+        logits = [split(features), whole.eval()(images), probe(images)]
+    assert {some.dtype for some in logits} == {torch.float32}
+    assert torch.equal(logits[0], torch.nn.functional.linear(features.float(), split.head.weight, split.head.bias))
+
+
+# Fast deep prompts at the first, middle and last block, and what their tokens are trained on.
+BLOCKS = (0, 6, 11)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("block", BLOCKS)
+def test_deep_prompts_train_in_mixed_precision(
+    block: int, dtype: torch.dtype, clip: FrozenCLIP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In either half precision deep prompts give nearly the logits of float32, and train, from what is kept of the prefix."""
+    torch.manual_seed(0)
+    images = ImageSet("some", "train", pixels(0, 8, 3, 40, 40), torch.arange(8) % 2, ("red", "blue"))
+    model = FastDeepPromptedCLIP(clip, images.class_names, prompt=DeepPrompt(4, 64, block))
+    exact = training_batches(model, images, CPU)
+    inputs, labels = exact[torch.arange(8)]
+    with torch.no_grad():
+        expected = model(inputs)
+    monkeypatch.setattr(vp.runtime, "precision", lambda _: dtype)
+    monkeypatch.setattr(vp.training, "precision", lambda _: dtype)
+    batches = PrefixBatches(ImageBatches(images, clip.preprocess), clip, block)
+    before = model.prompt.tokens.detach().clone()
+    with torch.no_grad(), mixed_precision(CPU):
+        logits = model(batches[torch.arange(8)][0])
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, expected, atol=0.02 * float(clip.scale), rtol=0)
+    recipe = Recipe("adam", learning_rate=0.05, warmup_steps=0, epochs=3, batch_size=4)
+    history = fit(model, batches, batches, recipe, progress=False).history
+    assert history[-1]["loss"] < cross_entropy(expected, labels)
+    assert not torch.equal(model.prompt.tokens, before)
+
+
 def test_attention_is_fused(clip: FrozenCLIP, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every block of the vision tower computes its attention in one fused operation, also when gradients are asked for."""
     calls = []
@@ -248,9 +294,36 @@ def test_attention_is_fused(clip: FrozenCLIP, monkeypatch: pytest.MonkeyPatch) -
     assert len(calls) == 12
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_gpu_gives_the_logits_of_the_cpu(block: int, clip: FrozenCLIP) -> None:
+    """In its own precision a GPU gives nearly the logits of the CPU, zero-shot and with a deep prompt, from what is kept there."""
+    torch.manual_seed(0)
+    images = ImageSet("some", "test", pixels(0, 8, 3, 40, 40), torch.arange(8) % 2, ("red", "blue"))
+    prompt, gpu = DeepPrompt(4, 64, block), torch.device("cuda")
+    logits: dict[torch.device, list[Tensor]] = {}
+    for device in (CPU, gpu):
+        frozen = copy.deepcopy(clip).to(device)
+        frozen._text_features.clear()
+        plain = PromptedCLIP(frozen, images.class_names).to(device)
+        deep = FastDeepPromptedCLIP(frozen, images.class_names, prompt=copy.deepcopy(prompt)).to(device)
+        with torch.no_grad(), mixed_precision(device):
+            kept = PrefixBatches(ImageBatches(images, clip.preprocess, device), frozen, block)
+            shown = [(plain, evaluation_batches(plain, images, device)), (deep, kept)]
+            logits[device] = [model(batches[torch.arange(8)][0]).cpu() for model, batches in shown]
+    for ours, expected in zip(logits[gpu], logits[CPU], strict=True):
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours, expected, atol=0.02 * float(clip.scale), rtol=0)
+
+
 # -- too little memory -----------------------------------------------------------------------------------------------------
 
 Accumulate = Callable[[nn.Module, Tensor, Tensor, int], float]
+
+
+def in_parts(model: nn.Module, inputs: Tensor, labels: Tensor, at_once: int) -> float:
+    parts = zip(inputs.split(at_once), labels.split(at_once), strict=True)
+    return accumulate_gradient(model, parts, len(labels)).item()
 
 
 def assert_same_gradient(accumulate: Accumulate, count: int, at_once: int, seed: int = 0) -> None:
@@ -266,7 +339,7 @@ def assert_same_gradient(accumulate: Accumulate, count: int, at_once: int, seed:
 @given(count=st.integers(1, 20), at_once=st.integers(1, 25), seed=seeds)
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(count: int, at_once: int, seed: int) -> None:
     """Accumulated over parts of any size, the loss and its gradient are those of the whole batch."""
-    assert_same_gradient(accumulate_gradient, count, at_once, seed)
+    assert_same_gradient(in_parts, count, at_once, seed)
 
 
 @pytest.mark.parametrize("wrong", [controls.mean_of_means, controls.sum_of_means, controls.drops_the_rest], ids=name_of)
@@ -337,19 +410,84 @@ def test_batches_that_must_not_be_split_are_not(clip: FrozenCLIP) -> None:
         predict(scrambled, Rows(9))
 
 
-def test_what_cannot_be_kept_is_computed_at_each_pass(clip: FrozenCLIP, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When a prefix does not fit beside what others keep on the device, it is computed batch by batch instead."""
+class RowsOfSmallDevice(Rows):
+    """Rows that are prepared on a device which has room for `room` of them at once."""
 
-    class Means(ComputedBatches):
-        def compute(self, inputs: Tensor) -> tuple[Tensor, ...]:
-            return (inputs.mean((2, 3)),)
+    def __init__(self, count: int, room: int, error: Exception) -> None:
+        super().__init__(count)
+        self.room, self.error = room, error
 
-    images = ImageBatches(ImageSet("some", "train", pixels(0, 5, 3, 8, 8), torch.arange(5), tuple("abcde")), Preprocess(8))
+    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        if len(indices) > self.room:
+            raise self.error
+        flipped = torch.rand(len(indices)) < 0.5
+        inputs, labels = super().__getitem__(indices)
+        return torch.where(flipped[:, None], -inputs, inputs), labels
+
+
+CPU_FULL = RuntimeError(
+    "[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+)
+FULL = [torch.OutOfMemoryError("CUDA out of memory"), CPU_FULL, MemoryError()]
+
+
+@pytest.mark.parametrize("error", FULL, ids=lambda error: type(error).__name__)
+def test_preparing_a_batch_goes_on_in_smaller_parts(error: Exception) -> None:
+    """When memory does not suffice to prepare a batch, training halves it as well, to the same weights and the same flips."""
+    trained = []
+    for room in (100, 3):
+        model = SmallDevice(100)
+        torch.manual_seed(0)
+        trained.append(fit(model, RowsOfSmallDevice(21, room, error), Rows(5), RECIPE, progress=False).last)
+    for name, value in trained[0].items():
+        torch.testing.assert_close(trained[1][name], value, atol=1e-6, rtol=1e-5)
+    with pytest.raises(OutOfMemory, match="too small for a single image"):
+        fit(model, RowsOfSmallDevice(21, 0, error), Rows(5), RECIPE, progress=False)
+
+
+@pytest.mark.parametrize("work", [lambda m, rows: fit(m, rows, rows, RECIPE, progress=False), predict])
+def test_other_errors_are_not_taken_for_a_lack_of_memory(work: Callable[..., object]) -> None:
+    """Any other error of a batch is raised as it is, at once."""
+    with pytest.raises(RuntimeError, match="shapes"):
+        work(SmallDevice(9), RowsOfSmallDevice(9, 0, RuntimeError("shapes")))
+
+
+class Means(ComputedBatches):
+    """The mean colours of images, on a device that has room for `room` images at once."""
+
+    room = 100
+
+    def compute(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        if len(inputs) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return (inputs.mean((2, 3)),)
+
+
+def some_images() -> ImageBatches:
+    return ImageBatches(ImageSet("some", "train", pixels(0, 5, 3, 8, 8), torch.arange(5), tuple("abcde")), Preprocess(8))
+
+
+def test_what_is_kept_is_computed_in_batches_that_fit(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    """When memory is too small for a batch of a prefix, the batch is halved, and all is kept nonetheless."""
+    whole = Means(some_images())
+    monkeypatch.setattr(Means, "room", 2)
+    halved = Means(some_images())
+    assert halved.kept is not None
+    assert torch.equal(halved.kept[0], whole.kept[0])
+    assert capsys.readouterr().err == ""
+
+
+def test_what_cannot_be_kept_is_computed_at_each_pass(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    """When a prefix does not fit beside what others keep on the device, it is computed batch by batch instead, and that is said."""
+    images = some_images()
     kept = Means(images)
     monkeypatch.setattr(ComputedBatches, "_all", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")))
     computed = Means(images)
     assert kept.kept is not None
     assert computed.kept is None
+    said = capsys.readouterr().err
+    assert said.startswith("note: memory does not suffice to keep what 5 images come to")
+    assert said.count("\n") == 1
     assert torch.equal(kept[torch.arange(5)][0], computed[torch.arange(5)][0])
 
 
@@ -523,9 +661,18 @@ def test_what_stops_a_download_is_one_line(
 
 
 @pytest.fixture
-def stand_ins(tmp_path: Path) -> Path:
-    generate_cifar(tmp_path / "stand-ins", train=100, test=30)
-    return tmp_path / "stand-ins"
+def stand_ins() -> Path:
+    folder = vp.runtime.home() / vp.data.cifar.REHEARSAL / "stand-ins"
+    generate_cifar(folder, train=100, test=30)
+    return folder
+
+
+def test_stand_ins_are_read_in_a_rehearsal_only(stand_ins: Path, tmp_path: Path) -> None:
+    """A folder that brings checksums of its own is not believed, for its pickles might run code: only CIFAR's own are opened."""
+    elsewhere = stand_ins.rename(tmp_path / "handed-over")
+    for name in READERS:
+        with pytest.raises(NotAvailable, match=f"{name} is truncated or damaged"):
+            load_cifar(name, "test", elsewhere)
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -669,8 +816,6 @@ def test_images_move_to_a_device_once() -> None:
 
 # -- fetch -----------------------------------------------------------------------------------------------------------------
 
-Capture = pytest.CaptureFixture[str]
-
 
 @pytest.mark.usefixtures("published")
 def test_fetch_brings_what_is_missing_and_can_be_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
@@ -746,11 +891,60 @@ def test_damaged_clip_weights_name_the_command_that_cures(tmp_path: Path, monkey
     blob.write_bytes(b"half")
     monkeypatch.setattr("vp.models.clip.try_to_load_from_cache", lambda *_, **__: str(blob))
     monkeypatch.setattr(open_clip, "create_model", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("header too large")))
-    with pytest.raises(NotAvailable, match=r"truncated or damaged \(header too large\): delete it and run `python -m vp fetch"):
+    with pytest.raises(NotAvailable, match=r"truncated or altered, its checksum is wrong: delete it and run `python -m vp fetch"):
         load_clip("ViT-B-32-quickgelu/openai")
     assert not piece("ViT-B-32-quickgelu/openai").is_here()
     blob.write_bytes(b"whole")
     assert piece("ViT-B-32-quickgelu/openai").is_here()
+    with pytest.raises(NotAvailable, match=r"truncated or damaged \(header too large\): delete it and run `python -m vp fetch"):
+        load_clip("ViT-B-32-quickgelu/openai")
+
+
+def hub_cache(root: Path, content: bytes) -> Path:
+    """A cache as the hub's library lays it out, with OpenAI's weights of that content; gives back the blob."""
+    place, (file, *_) = clip_source("ViT-B-32-quickgelu", "openai")
+    folder = root / f"models--{place.replace('/', '--')}"
+    for part in ("blobs", "refs", "snapshots/0"):
+        (folder / part).mkdir(parents=True)
+    blob = folder / "blobs" / hashlib.sha256(b"whole").hexdigest()
+    blob.write_bytes(content)
+    (folder / "refs" / "main").write_text("0")
+    (folder / "snapshots" / "0" / file).symlink_to(blob)
+    return blob
+
+
+def test_weights_of_the_hubs_own_cache_are_copied_once_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that another program fetched are copied into VP_HOME, whose copies know their checksum; theirs stay as they are."""
+    name = "ViT-B-32-quickgelu/openai"
+    blob = hub_cache(tmp_path / "theirs", b"whole")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "theirs"))
+    monkeypatch.setenv("VP_HOME", str(tmp_path / "ours"))
+    for variable in vp.downloads.OFFLINE:
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(vp.fetch, "check_network", lambda _: pytest.fail("the network was asked"))
+    assert not piece(name).is_here()
+    fetch([name], say=str)
+    assert piece(name).is_here()
+    shutil.copytree(tmp_path / "ours", tmp_path / "copied")
+    monkeypatch.setenv("VP_HOME", str(tmp_path / "copied"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "nowhere"))
+    ours = find_clip_weights(*name.split("/"))
+    assert ours is not None
+    assert ours.read_bytes() == b"whole"
+    ours.write_bytes(b"other")
+    with pytest.raises(NotAvailable, match="its checksum is wrong"):
+        load_clip(name)
+    assert blob.read_bytes() == b"whole"
+
+
+def test_damaged_weights_elsewhere_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is damaged in another program's cache is neither copied nor deleted."""
+    blob = hub_cache(tmp_path / "theirs", b"half")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "theirs"))
+    monkeypatch.setattr(vp.fetch, "check_network", lambda _: (_ for _ in ()).throw(DownloadFailed("no network")))
+    with pytest.raises(DownloadFailed):
+        piece("ViT-B-32-quickgelu/openai").bring()
+    assert blob.read_bytes() == b"half"
 
 
 @pytest.mark.parametrize(
@@ -833,6 +1027,47 @@ def test_the_doctor_names_a_gpu_that_is_too_small(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     said = vp.doctor._device(torch.device("cuda"))
     assert said == "1 x Small GPU, 2 GiB, float16; too small for full scale, which takes 4 GiB"
+    lines = examined_with_everything_here(monkeypatch, torch.device("cuda"))
+    assert lines[-2].startswith("full scale: cannot run on this device, too small for full scale, which takes 4 GiB")
+    assert lines[-1] == f"next: `{vp.doctor.LAPTOP}` for real CLIP on 1,000 real images"
+
+
+def examined_with_everything_here(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> list[str]:
+    monkeypatch.setattr(vp.doctor, "pick_device", lambda _: device)
+    monkeypatch.setattr(vp.doctor, "_project_mini", lambda device: {"table_1": 400.0})
+    monkeypatch.setattr(vp.doctor, "matrix_rate", lambda device: 1e12)
+    monkeypatch.setattr(vp.doctor, "load_cifar", lambda name, *_: SimpleNamespace(source=f"{name}: published files"))
+    monkeypatch.setattr(vp.doctor, "piece", lambda name: SimpleNamespace(is_here=lambda: True))
+    lines: list[str] = []
+    examine("auto", lines.append)
+    return lines
+
+
+@pytest.mark.parametrize(("devices", "gib", "cores", "workers"), [(1, 80, 64, 20), (1, 80, 16, 16), (2, 8, 64, 4), (1, 6, 64, 1)])
+def test_the_doctor_advises_as_many_workers_as_fit(
+    devices: int, gib: int, cores: int, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next command has as many workers as the GPUs' memory and the machine's cores allow."""
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(name="GPU", total_memory=gib * 2**30))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    assert f"pytest -m gpu -n {workers} --html" in examined_with_everything_here(monkeypatch, torch.device("cuda"))[-1]
+
+
+@pytest.mark.usefixtures("_no_network")
+def test_the_doctor_reads_both_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data without its training images is not all here, and the doctor says so."""
+
+    def load(name: str, split: str, root: Path) -> SimpleNamespace:
+        if split == "train":
+            raise NotAvailable(f"{name} is truncated")
+        return SimpleNamespace(source=f"{name}: published files")
+
+    monkeypatch.setattr(vp.doctor, "load_cifar", load)
+    lines: list[str] = []
+    assert vp.doctor._missing(lines.append)[:2] == ["cifar10", "cifar100"]
+    assert lines[:2] == ["data: cifar10 is truncated", "data: cifar100 is truncated"]
 
 
 def test_the_doctors_operations_are_those_of_the_network() -> None:
@@ -880,6 +1115,29 @@ def test_bench_runs_what_it_times() -> None:
     visual, deep = (measured["speeds"][name] for name in ("visual prompt", "deep prompt, k = 11"))
     assert visual["gflop_per_image"] > 4 * deep["gflop_per_image"] > 0
     assert len(lines) == 4 + len(measured["speeds"]) + len(TABLES)
+
+
+def test_bars_stand_beside_what_was_measured() -> None:
+    """What one H200 is asked for is printed with the ratio of the last block to the first, the rate and the total."""
+    lines = bars({"visual prompt": 9000.0, "deep prompt, k = 0": 8000.0, "deep prompt, k = 11": 256_000.0}, 1800.0)
+    assert [line.split(":", 1)[1].split() for line in lines] == [
+        ["9,000", "(on", "one", "H200:", "at", "least", "8,000)"],
+        ["32.0", "times", "(on", "one", "H200:", "at", "least", "30", "times)"],
+        ["30", "min", "(on", "one", "H200:", "40", "min", "or", "less)"],
+    ]
+
+
+def test_a_gpu_is_measured_for_long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CUDA a measurement is repeated until it has taken two seconds in all; elsewhere it is made once."""
+    monkeypatch.setattr("vp.bench.time_each", lambda works, **_: {"work": [0.25, 0.25]})
+    counted: list[list[float]] = []
+    monkeypatch.setattr("vp.bench.median", lambda rates: counted.append(rates) or 1.0)
+    monkeypatch.setattr("vp.bench._flop_per_image", lambda *_: 1.0)
+    for name in ("build_model", "evaluation_batches", "training_batches"):
+        monkeypatch.setattr(f"vp.bench.{name}", lambda *_: None)
+    for device in ("cpu", "cuda"):
+        measure(works("mini")[0], torch.device(device), images=4, batch=2)
+    assert [len(rates) for rates in counted] == [2, 8]
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(3.2, "3 s"), (89, "89 s"), (90, "1.5 min"), (5400, "1.5 h"), (2e6, "23 days")])
@@ -1134,6 +1392,14 @@ def test_options_that_contradict_each_other_are_refused(changes: dict[str, Any],
     options = SimpleNamespace(**{"limit": None, "rehearse": False, "accept": False, "scale": "full", "data": None} | changes)
     with pytest.raises(pytest.UsageError, match=message):
         full_scale.configure(SimpleNamespace(option=options))
+
+
+def test_reasons_are_listed_once_with_their_counts() -> None:
+    """Whatever was NOT RUN is told reason by reason with the number of tests, so that `N skipped` hides nothing."""
+    told = ["Skipped: NOT RUN: no CUDA", "Skipped: NOT RUN: no data", "Skipped: of another kind", "NOT RUN: no data"]
+    reports = [SimpleNamespace(longrepr=("file", 1, one)) for one in told]
+    assert full_scale.reasons_not_run(reports) == {"no data": 2, "no CUDA": 1}
+    assert full_scale.reasons_not_run([]) == {}
 
 
 REHEARSAL = {"limit": None, "rehearse": True, "accept": False, "scale": "full", "data": None, "device": "cpu"}

@@ -436,9 +436,18 @@ def test_weights_beyond_those_that_train_are_refused() -> None:
 # -- what is refused -------------------------------------------------------------------------------------------------------
 
 
+def test_no_step_waits_for_its_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss stays on the device until the epoch ends, so that a GPU is never waited for at a step."""
+    asked = []
+    item = torch.Tensor.item
+    monkeypatch.setattr(torch.Tensor, "item", lambda self: asked.append(self.shape) or item(self))
+    fit(linear(), Examples(12), Examples(2), replace(SMALL, batch_size=1), name="my-run")
+    assert asked == []
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_the_training(value: float) -> None:
-    """A NaN or infinite loss stops the training with one line that names run and epoch and advises, before it reaches weights."""
+    """A NaN or infinite loss stops the training with a line that names run and epoch and advises; weights are those of before."""
     examples, model = Examples(7), linear()
     before = model.weight.detach().clone()
     examples.inputs[:] = value

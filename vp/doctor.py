@@ -37,7 +37,9 @@ def examine(device_name: str, say: Callable[[str], None]) -> None:
     say(f"mini scale: can run here, about {duration(mini)} of training and evaluation in one process, without any download")
     full = sum(seconds for table, seconds in project("full", _assumed(device)).items() if table in TABLES)
     estimate = f"about {duration(full)} in one process, at {ASSUMED_SHARE:.0%} of this device's matrix rate"
-    if missing:
+    if small := _too_small(device):
+        say(f"full scale: cannot run on this device, {small}; --device cpu can, with --limit")
+    elif missing:
         say(f"full scale: cannot run yet, {', '.join(missing)} missing; then {estimate}")
     else:
         say(f"full scale: can run here, {estimate}")
@@ -49,10 +51,25 @@ def _device(device: torch.device) -> str:
         cores = f"{torch.get_num_threads()} threads" if device.type == "cpu" else "float32"
         return f"{device.type} ({cores}); no CUDA device is used"
     properties = torch.cuda.get_device_properties(device)
-    gib = properties.total_memory / 2**30
-    small = f"; too small for full scale, which takes {LEAST_GIB:.0f} GiB" if gib < LEAST_GIB else ""
     dtype = str(precision(device)).removeprefix("torch.")
-    return f"{torch.cuda.device_count()} x {properties.name}, {gib:.0f} GiB, {dtype}{small}"
+    small = f"; {_too_small(device)}" if _too_small(device) else ""
+    return f"{torch.cuda.device_count()} x {properties.name}, {_gib(device):.0f} GiB, {dtype}{small}"
+
+
+def _gib(device: torch.device) -> float:
+    return float(torch.cuda.get_device_properties(device).total_memory / 2**30)
+
+
+def _too_small(device: torch.device) -> str:
+    """Why full scale cannot run on a GPU, if so."""
+    if device.type != "cuda" or _gib(device) >= LEAST_GIB:
+        return ""
+    return f"too small for full scale, which takes {LEAST_GIB:.0f} GiB"
+
+
+def _workers(device: torch.device) -> int:
+    """How many test workers the GPUs have memory for, as many on each as on `device`, and the machine has cores for."""
+    return min(torch.cuda.device_count() * int(_gib(device) // LEAST_GIB), os.cpu_count() or 1)
 
 
 def _folder(folder: Path) -> str:
@@ -67,7 +84,8 @@ def _missing(say: Callable[[str], None]) -> list[str]:
     for name in needed():
         if name in SCALES["full"].datasets.values():
             try:
-                say(f"data: {load_cifar(name, 'test', data_root()).source}")
+                sources = dict.fromkeys(load_cifar(name, split, data_root()).source for split in ("train", "test"))
+                say(f"data: {' and '.join(sources)}")
                 continue
             except NotAvailable as error:
                 say(f"data: {error}")
@@ -103,6 +121,6 @@ def _next(missing: list[str], device: torch.device) -> str:
         return f"unset {variable} and `python -m vp fetch`, or copy a folder that has it; `pytest --scale mini` runs without"
     if missing:
         return "`python -m vp fetch` for full scale; `pytest --scale mini --html=report.html` runs now"
-    if device.type == "cuda":
-        return "`pytest -m gpu -n 4 --html=report.html --self-contained-html`"
+    if device.type == "cuda" and not _too_small(device):
+        return f"`pytest -m gpu -n {_workers(device)} --html=report.html --self-contained-html`"
     return f"`{LAPTOP}` for real CLIP on 1,000 real images"

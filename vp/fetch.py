@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download
-from huggingface_hub.constants import ENDPOINT
+from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from vp.data.cifar import READERS, load_cifar, unpack
 from vp.downloads import DownloadFailed, check_network, download, matches, offline_because, weights_folder
 from vp.experiments import SCALES
-from vp.models.clip import check_clip_name, clip_source, find_clip_weights
+from vp.models.clip import check_clip_name, clip_source, find_clip_weights, note_checksum, weights_are_whole
 from vp.models.fine_tuning import is_network, network_source, network_weights
 from vp.runtime import RANDOM, NotAvailable, VpError, home
 
@@ -50,7 +50,7 @@ def piece(name: str) -> Piece:
         path, checksum = network_weights(url)
         return Piece(name, lambda: matches(path, checksum), lambda: download(url, path, checksum))
     architecture, tag = check_clip_name(name)
-    return Piece(name, lambda: _is_whole(find_clip_weights(architecture, tag)), lambda: _bring_clip(architecture, tag))
+    return Piece(name, lambda: _clip_is_here(architecture, tag), lambda: _bring_clip(architecture, tag))
 
 
 def fetch(names: Sequence[str], say: Callable[[str], None]) -> None:
@@ -85,12 +85,9 @@ def _bring_cifar(name: str, root: Path) -> None:
     unpack(archive)
 
 
-def _is_whole(path: Path | None) -> bool:
-    """Is the file there, and of its checksum where its name says one? The hub's cache calls a large file by its SHA-256."""
-    if path is None or not path.is_file():
-        return False
-    digest = path.resolve().name
-    return len(digest) != 64 or matches(path, f"sha256:{digest}")
+def _clip_is_here(architecture: str, tag: str) -> bool:
+    found = find_clip_weights(architecture, tag, elsewhere=False)
+    return found is not None and weights_are_whole(found)
 
 
 def _bring_clip(architecture: str, tag: str) -> None:
@@ -100,11 +97,17 @@ def _bring_clip(architecture: str, tag: str) -> None:
     if not files:
         digits = place.split("/")[-2] if "openaipublic" in place else Path(place).stem.rpartition("-")[2]
         download(place, folder / Path(place).name, f"sha256:{digits}")
+        note_checksum(folder / Path(place).name)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    if (damaged := find_clip_weights(architecture, tag)) and not _is_whole(damaged):
-        damaged.resolve().unlink()
-    check_network(ENDPOINT)
+    if damaged := find_clip_weights(architecture, tag, elsewhere=False):
+        if damaged.resolve().is_relative_to(folder.resolve()):
+            damaged.resolve().unlink()
+        damaged.unlink(missing_ok=True)
+    if (found := find_clip_weights(architecture, tag)) and len(found.resolve().name) == 64 and weights_are_whole(found):
+        note_checksum(_copy_from_hub_cache(found, folder))
+        return
+    check_network(constants.ENDPOINT)
     for file in files:
         try:
             found = Path(hf_hub_download(place, file, cache_dir=folder, token=False))
@@ -117,7 +120,25 @@ def _bring_clip(architecture: str, tag: str) -> None:
             continue
         except OSError as error:
             raise DownloadFailed(f"{place} could not be fetched from the hub ({error}): start again to go on") from error
-        if not _is_whole(found):
+        if not weights_are_whole(found):
             raise DownloadFailed(f"{file} of {place} arrived with another checksum: start again")
+        note_checksum(found)
         return
     raise DownloadFailed(f"{place} on the Hugging Face hub has none of {', '.join(files)}: give other weights")
+
+
+def _copy_from_hub_cache(found: Path, folder: Path) -> Path:
+    """Copy verified weights, and what says that they are the current ones, from the hub's own cache into `folder`."""
+    place = found.relative_to(constants.HF_HUB_CACHE)  # models--OWNER--NAME/snapshots/REVISION/FILE
+    repository, _, revision, *_ = place.parts
+    copy, current = folder / place, folder / repository / "refs" / "main"
+    try:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        current.parent.mkdir(parents=True, exist_ok=True)
+        part = copy.with_suffix(".part")
+        shutil.copyfile(found, part)
+        part.replace(copy)
+        current.write_text(revision, encoding="utf-8")
+    except OSError as error:
+        raise DownloadFailed(f"cannot write {copy} ({error.strerror or error}): free space or set VP_HOME elsewhere") from error
+    return copy

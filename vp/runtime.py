@@ -91,6 +91,11 @@ def mixed_precision(device: torch.device) -> AbstractContextManager[object]:
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Did memory not suffice? CUDA has a type for it; the CPU's allocator raises a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+
+
 class OutOfMemory(NotAvailable):
     """The device does not hold even the least that has to be computed at once."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from vp.evaluation.accuracy import halved, in_mode, per_image_correctness
 from vp.evaluation.batches import Batches
-from vp.runtime import VpError, mixed_precision, precision
+from vp.runtime import VpError, mixed_precision, out_of_memory, precision
 
 
 class TrainingDiverged(VpError):
@@ -103,23 +103,24 @@ def load_trained(model: nn.Module, weights: dict[str, Tensor]) -> None:
 
 
 def accumulate_gradient(
-    model: nn.Module, inputs: Any, labels: Tensor, at_once: int, scale: Callable[[Tensor], Tensor] = lambda loss: loss
-) -> float:
-    """Add the gradient of a batch's mean cross-entropy to the trained parameters, `at_once` examples at a time.
+    model: nn.Module,
+    parts: Iterable[tuple[Any, Tensor]],
+    count: int,
+    scale: Callable[[Tensor], Tensor] = lambda loss: loss,
+) -> Tensor:
+    """Add the gradient of the mean cross-entropy of a batch of `count` examples to the trained parameters, part by part.
 
-    Parts weigh by their examples, so that the sum is the gradient of the whole batch, up to rounding; `scale` is applied to each
-    part's loss before its backward pass. Gives back the mean loss.
+    `parts` are inputs and labels; each weighs by its examples, so that the sum is the gradient of the whole batch, up to rounding.
+    `scale` is applied to each part's loss before its backward pass. Gives back the mean loss, a scalar that stays on the device.
     """
-    total = 0.0
-    for start in range(0, len(labels), at_once):
-        part = slice(start, start + at_once) if at_once < len(labels) else None
-        some, true = (inputs, labels) if part is None else (inputs[part], labels[part])
+    losses = []
+    for inputs, labels in parts:
         with mixed_precision(labels.device):
-            logits = model(some)
-        loss = cross_entropy(logits.float(), true) * (len(true) / len(labels))
+            logits = model(inputs)
+        loss = cross_entropy(logits.float(), labels) * (len(labels) / count)
         scale(loss).backward()
-        total += loss.item()
-    return total
+        losses.append(loss.detach())
+    return torch.stack(losses).sum()
 
 
 def fit(
@@ -129,8 +130,9 @@ def fit(
 
     Seed before building the model (`seed_everything`): the order of images is drawn from torch's global stream. Progress is
     shown on a terminal only. When the device's memory is too small for a batch, it is split from then on, which changes nothing
-    but rounding. Raises OutOfMemory where it cannot be split, TrainingDiverged when the loss or the trained parameters are not
-    finite, ValueError when there is nothing to train on or to validate on.
+    but rounding. Raises OutOfMemory where it cannot be split, TrainingDiverged after an epoch in which the loss or the trained
+    parameters were not finite (for the loss: with what was learnt before that epoch), ValueError when there is nothing to train
+    on or to validate on.
     """
     parameters = list(trained_parameters(model).values())
     if not len(train) or not len(validation):
@@ -143,7 +145,8 @@ def fit(
     total_steps = recipe.epochs * math.ceil(len(train) / recipe.batch_size)
     step, best_correct, best_epoch = 0, -1, 0
     at_once = recipe.batch_size
-    scaler: GradScaler | None = None
+    device = parameters[0].device
+    scaler = GradScaler(device.type, enabled=precision(device) == torch.float16)
     learnt = learnt_state(model)
     best: dict[str, Tensor] = {}
     history: list[dict[str, float]] = []
@@ -151,26 +154,32 @@ def fit(
         for epoch in range(1, recipe.epochs + 1):
             model.train()
             order = torch.randperm(len(train)) if recipe.shuffle else fixed_order
-            loss_sum = 0.0
+            before = {key: value.detach().clone() for key, value in learnt.items()}
+            losses: list[Tensor] = []  # they stay on the device, which need not wait for the CPU at every step
             for indices in order.split(recipe.batch_size):
                 for group in optimiser.param_groups:
                     group["lr"] = learning_rate_at(step, total_steps, recipe)
-                inputs, labels = train[indices]
-                scaler = scaler or GradScaler(labels.device.type, enabled=precision(labels.device) == torch.float16)
+                stream = torch.get_rng_state()
                 while True:
                     optimiser.zero_grad()
                     try:
-                        loss = accumulate_gradient(model, inputs, labels, at_once, scaler.scale)
+                        parts = (train[some] for some in indices.split(at_once))
+                        losses.append(accumulate_gradient(model, parts, len(indices), scaler.scale))
                         break
-                    except torch.OutOfMemoryError as error:
-                        at_once = halved(min(at_once, len(labels)), model, error)
-                if not math.isfinite(loss):
-                    raise TrainingDiverged(f"loss {loss} in epoch {epoch} of {name}: give a rate below {recipe.learning_rate:g}")
+                    except (RuntimeError, MemoryError) as error:
+                        if not out_of_memory(error):
+                            raise
+                        at_once = halved(min(at_once, len(indices)), model, error)
+                        torch.set_rng_state(stream)  # the parts are flipped as the batch was
                 scaler.step(optimiser)
                 scaler.update()
                 step += 1
                 bar.update()
-                loss_sum += loss * len(indices)
+            values = torch.stack(losses).tolist()
+            if diverged := [loss for loss in values if not math.isfinite(loss)]:
+                load_trained(model, before)
+                raise TrainingDiverged(f"loss {diverged[0]} in epoch {epoch} of {name}: give a rate below {recipe.learning_rate:g}")
+            loss_sum = sum(loss * len(indices) for loss, indices in zip(values, order.split(recipe.batch_size), strict=True))
             if not all(p.isfinite().all() for p in parameters):
                 raise TrainingDiverged(
                     f"parameters not finite after epoch {epoch} of {name}: give a rate below {recipe.learning_rate:g}"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from vp.evaluation.batches import Batches
-from vp.runtime import OutOfMemory, mixed_precision
+from vp.runtime import OutOfMemory, mixed_precision, out_of_memory
 
 
 @contextmanager
@@ -25,7 +25,7 @@ def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
             module.training = mode
 
 
-def halved(batch_size: int, model: nn.Module, error: torch.OutOfMemoryError) -> int:
+def halved(batch_size: int, model: nn.Module, error: Exception) -> int:
     """Half a batch size, for what did not fit into the device's memory.
 
     Raises OutOfMemory when there is nothing to halve, or when the model mixes the images of a batch (BatchNorm in training mode,
@@ -56,7 +56,9 @@ def predict(model: nn.Module, batches: Batches, batch_size: int = 250) -> tuple[
                 inputs, labels = batches[torch.arange(start, min(start + batch_size, len(batches)))]
                 with mixed_precision(labels.device):
                     best = model(inputs).argmax(1)
-            except torch.OutOfMemoryError as error:
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
                 batch_size = halved(min(batch_size, len(batches) - start), model, error)
                 continue
             predicted.append(best)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sized
-from contextlib import suppress
 from typing import Any, Protocol
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from vp.data import GaussianNoise, ImageSet, Preprocess
 from vp.models import FineTunedFromFeatures, FrozenCLIP
 from vp.prompts.deep import LastBlockInputs, last_block_inputs, reads_one_token, tokens_before_block, vision_blocks
-from vp.runtime import VpError, device_share, mixed_precision
+from vp.runtime import VpError, device_share, mixed_precision, out_of_memory
 
 CACHE_GIB = "VP_CACHE_GIB"
 
@@ -93,14 +93,34 @@ class ComputedBatches:
             return
         first = self._computed(torch.arange(1))
         if sum(part.numel() * part.element_size() for part in first) * len(images) <= cache_bytes(first[0].device):
-            with suppress(torch.OutOfMemoryError):  # others use the device, too: then nothing is kept
+            try:
                 self.kept = self._all(first, batch_size)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                # Others use the device, too.
+                print(
+                    f"note: memory does not suffice to keep what {len(images)} images come to: it is computed at every pass; "
+                    f"fewer workers, or a smaller {CACHE_GIB}, leave more of it",
+                    file=sys.stderr,
+                )
 
     def _all(self, first: tuple[Tensor, ...], batch_size: int) -> tuple[Tensor, ...]:
+        """Batches halve where memory is too small for them, down to a single image."""
         kept = tuple(part.new_empty(len(self.images), *part.shape[1:]) for part in first)
-        for indices in torch.arange(len(self.images)).split(batch_size):
-            for whole, part in zip(kept, self._computed(indices), strict=True):
+        start = 0
+        while start < len(self.images):
+            indices = torch.arange(start, min(start + batch_size, len(self.images)))
+            try:
+                parts = self._computed(indices)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error) or len(indices) == 1:
+                    raise
+                batch_size = len(indices) // 2
+                continue
+            for whole, part in zip(kept, parts, strict=True):
                 whole[indices.to(whole.device)] = part
+            start += len(indices)
         return kept
 
     def compute(self, inputs: Tensor) -> tuple[Tensor, ...]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vp.runtime import NotAvailable, VpError, provenance
+from vp.runtime import NotAvailable, VpError, out_of_memory, provenance
 
 MIB = 2**20
 T = TypeVar("T")
@@ -194,7 +194,7 @@ def back_off(step: Callable[[int], T], batch: int) -> tuple[T, int]:
         try:
             return step(fitting), fitting
         except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         # Outside of `except`, so that the traceback no longer keeps the failed step's tensors.
@@ -205,11 +205,6 @@ def back_off(step: Callable[[int], T], batch: int) -> tuple[T, int]:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         fitting //= 2
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """CUDA has a type for it; the CPU's allocator raises a plain RuntimeError."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 # -- a network's costs -----------------------------------------------------------------------------------------------------

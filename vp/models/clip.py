@@ -7,7 +7,10 @@ open_clip `CLIP` class. Source: report 2.1; Radford et al. 2021.
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +18,7 @@ from typing import Any
 
 import open_clip
 import torch
-from huggingface_hub import try_to_load_from_cache
+from huggingface_hub import constants, try_to_load_from_cache
 from open_clip import CLIP, SimpleTokenizer
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.pretrained import get_pretrained_cfg
@@ -24,9 +27,10 @@ from torch.nn.functional import normalize
 
 from vp.artifacts import content_hash
 from vp.data.preprocess import CLIP_MEAN, CLIP_STD, Preprocess
-from vp.downloads import weights_folder
+from vp.downloads import matches, weights_folder
 from vp.runtime import RANDOM, NotAvailable, VpError, own_random_stream
 
+CHECKSUMS = "checksums.json"  # in the folder of weights: SHA-256 by file
 DEFAULT_TEMPLATE = "This is a photo of a {}"
 
 
@@ -149,6 +153,10 @@ def load_clip(name: str, device: torch.device | str = "cpu") -> FrozenCLIP:
         weights = find_clip_weights(architecture, tag)
         if weights is None:
             raise NotAvailable(f"the weights of {name} are not on this machine: run `python -m vp fetch {name}`")
+        if not weights_are_whole(weights):
+            raise NotAvailable(
+                f"{weights} is truncated or altered, its checksum is wrong: delete it and run `python -m vp fetch {name}`"
+            )
         try:
             with _without_log():
                 model = open_clip.create_model(architecture, pretrained=str(weights))
@@ -211,17 +219,48 @@ def clip_source(architecture: str, tag: str) -> tuple[str, list[str]]:
     return source["url"], []
 
 
-def find_clip_weights(architecture: str, tag: str) -> Path | None:
-    """The weights that `python -m vp fetch` brought, or that open_clip has brought before; None where there are none."""
+def find_clip_weights(architecture: str, tag: str, *, elsewhere: bool = True) -> Path | None:
+    """The weights that `python -m vp fetch` brought, or (`elsewhere`) that open_clip has brought before; None where none are."""
     place, files = clip_source(architecture, tag)
     if not files:
         fetched = weights_folder() / place.rpartition("/")[2]
         return fetched if fetched.is_file() else None
-    for cache in (weights_folder(), None):
+    for cache in (weights_folder(), constants.HF_HUB_CACHE) if elsewhere else (weights_folder(),):
         for file in files:
             if isinstance(found := try_to_load_from_cache(place, file, cache_dir=cache), str):
                 return Path(found)
     return None
+
+
+def weights_are_whole(path: Path) -> bool:
+    """Is a file there, and of its checksum where one is known: noted when it was fetched, or its name in the hub's cache?"""
+    if not path.is_file():
+        return False
+    name = path.resolve().name
+    digest = _noted_checksums().get(_place_of(path)) or (name if len(name) == 64 else None)
+    return digest is None or matches(path, f"sha256:{digest}")
+
+
+def note_checksum(path: Path) -> None:
+    """Note the SHA-256 of weights in VP_HOME that have just been verified, so that a copy of the folder can be verified, too."""
+    with path.open("rb") as file:
+        noted = _noted_checksums() | {_place_of(path): hashlib.file_digest(file, "sha256").hexdigest()}
+    temporary = weights_folder() / f"{CHECKSUMS}.{os.getpid()}.part"
+    temporary.write_text(json.dumps(noted, indent=1), encoding="utf-8")
+    temporary.replace(weights_folder() / CHECKSUMS)
+
+
+def _noted_checksums() -> dict[str, str]:
+    try:
+        noted: dict[str, str] = json.loads((weights_folder() / CHECKSUMS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return noted
+
+
+def _place_of(path: Path) -> str:
+    """Where a file is below the folder of weights; its whole path where it is elsewhere."""
+    return path.relative_to(weights_folder()).as_posix() if path.is_relative_to(weights_folder()) else str(path)
 
 
 def preprocess_of(model: Any, architecture: str, tag: str) -> Preprocess:

@@ -112,6 +112,15 @@ def final_linear(network: nn.Module) -> str:
     return name
 
 
+class PreciseLinear(nn.Linear):
+    """A linear layer in the precision of its weights also where the network computes in less: a bfloat16 has ties of logits."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, D) to logits (B, K)."""
+        with torch.autocast(features.device.type, enabled=False):
+            return super().forward(features.to(self.weight.dtype))
+
+
 class FineTunedNetwork(nn.Module):
     """A copy of a pre-trained network with a new last linear layer, for K classes: weight N(0, 0.01^2), bias 0.
 
@@ -137,7 +146,7 @@ class FineTunedNetwork(nn.Module):
         self.head_name = final_linear(self.network)
         old = self.network.get_submodule(self.head_name)
         assert isinstance(old, nn.Linear)
-        head = nn.Linear(old.in_features, classes, device=old.weight.device, dtype=old.weight.dtype)
+        head = PreciseLinear(old.in_features, classes, device=old.weight.device, dtype=old.weight.dtype)
         nn.init.normal_(head.weight, 0.0, 0.01)
         nn.init.zeros_(head.bias)
         self.network.set_submodule(self.head_name, head)

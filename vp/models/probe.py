@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from vp.models.clip import DEFAULT_TEMPLATE, FrozenCLIP, cosine_logits
+from vp.models.fine_tuning import PreciseLinear
 
 
 class LinearProbe(nn.Module):
@@ -18,7 +19,7 @@ class LinearProbe(nn.Module):
     def __init__(self, clip: FrozenCLIP, classes: int) -> None:
         super().__init__()
         self.clip = clip
-        self.head = nn.Linear(clip.width, classes)
+        self.head = PreciseLinear(clip.width, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Preprocessed images (B, 3, S, S) to logits (B, K)."""

@@ -182,10 +182,6 @@ class LastBlockInputs:
     values: Tensor
     class_token: Tensor
 
-    def __getitem__(self, rows: slice) -> LastBlockInputs:
-        """Those of some of the images."""
-        return LastBlockInputs(self.keys[rows], self.values[rows], self.class_token[rows])
-
 
 def reads_one_token(clip: FrozenCLIP) -> bool:
     """Is the image feature a function of one token of the last block, and that block a standard one?"""

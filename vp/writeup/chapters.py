@@ -147,7 +147,7 @@ CAPTIONS = {
     "table_2": "Table 2. Top-1 accuracy (%) on test images with a learnt prompt.",
     "table_3": "Table 3. Top-1 accuracy (%) on test images with n deep prompts put in before block k.",
     "why": "Why the first token, read at the last block, falls behind: ten times the training, three times the tokens.",
-    "table_5": "Table 5. Top-1 accuracy (%) on the 100-class test set under Gaussian noise of std 0.1.",
+    "table_5": "Table 5. Top-1 accuracy (%) on the test sets under Gaussian noise of std 0.1.",
     "noise_curve": "The same under stronger noise.",
     "table_6": "Table 6. Top-1 accuracy (%) on the 110 classes of both test sets.",
 }
