@@ -607,7 +607,7 @@ def test_the_report_opens_with_the_writeup(workers: str, project: Path) -> None:
     missing = len(deselecting) // 2
     assert counted(writeup) == {"reproduced": 3 - missing, "within-noise": 0, "contradicted": 3, "corrected": 1, "not-run": missing}
     assert counted(writeup, 1)["reproduced"] == 1
-    assert row_of(writeup, "zero-shot-10-test").endswith("90.12 (88.8 to 91.5, seeds ± 0.18) 90.00 ± 0.50 reproduced")
+    assert row_of(writeup, "zero-shot-10-test").endswith("90.12 (88.8 to 91.5, seeds ± 0.18) 90.00 ± 0.50 as expected here")
     assert row_of(writeup, "padding-10").endswith("NOT RUN RuntimeError: planted <failure>")
     assert row_of(writeup, "padding-100").endswith("NOT RUN planted reason")
     assert row_of(writeup, "proved").startswith("A theorem with <script>markup</script>. Test test_proved")
