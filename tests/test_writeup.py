@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -564,7 +565,9 @@ WRITING = ("--html=report.html", "--self-contained-html", "--results=results.jso
 
 
 def pytest_in(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *words], cwd=folder, capture_output=True, text=True, timeout=240)
+    """Run the planted project; what its conftest takes from `tests` is this project's."""
+    found_here = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run([*COMMAND, *words], cwd=folder, capture_output=True, text=True, timeout=240, env=found_here)
 
 
 def verdicts_in(results: Mapping[str, Any]) -> dict[str, str]:
