@@ -565,9 +565,12 @@ WRITING = ("--html=report.html", "--self-contained-html", "--results=results.jso
 
 
 def pytest_in(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run the planted project; what its conftest takes from `tests` is this project's."""
-    found_here = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run([*COMMAND, *words], cwd=folder, capture_output=True, text=True, timeout=240, env=found_here)
+    return subprocess.run([*COMMAND, *words], cwd=folder, capture_output=True, text=True, timeout=240, env=environment())
+
+
+def environment() -> dict[str, str]:
+    """Where a planted project runs: what its conftest takes from `tests` is this project's."""
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 def verdicts_in(results: Mapping[str, Any]) -> dict[str, str]:
@@ -649,9 +652,9 @@ def test_the_last_failures_alone_are_a_partial_run(project: Path) -> None:
     path.write_text(PLANTED.replace('"""So it is in each case."""', 'assert case != "two"'))
     caching = [word for word in COMMAND if word != "no:cacheprovider"]
     caching.remove("-p")
-    subprocess.run([*caching, f"{file}::test_cases"], cwd=project, capture_output=True, timeout=240)
+    subprocess.run([*caching, f"{file}::test_cases"], cwd=project, capture_output=True, timeout=240, env=environment())
     path.write_text(PLANTED)
-    done = subprocess.run([*caching, *WRITING, "--lf"], cwd=project, capture_output=True, text=True, timeout=240)
+    done = subprocess.run([*caching, *WRITING, "--lf"], cwd=project, capture_output=True, text=True, timeout=240, env=environment())
     assert " 1 passed" in done.stdout, done.stdout
     assert verdicts_in(results_of(project))["cases"] == "NOT RUN"
 
@@ -673,7 +676,9 @@ def test_dies():
     '''
     (project / "tests" / "test_2_9_planted.py").write_text(text + dies + "\n")
     workers = ("-n", "1", "--max-worker-restart=0") if how == "a worker that dies" else ()
-    process = subprocess.Popen([*COMMAND, *WRITING, *workers], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        [*COMMAND, *WRITING, *workers], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment()
+    )
     if how == "an interrupt":
         until = time.monotonic() + 100
         while not (project / "reached").exists() and time.monotonic() < until:
