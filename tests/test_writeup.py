@@ -663,7 +663,10 @@ def test_the_last_failures_alone_are_a_partial_run(project: Path) -> None:
 def test_what_breaks_a_run_off_leaves_an_honest_writeup(how: str, project: Path) -> None:
     """After a worker's death or Ctrl-C there is a writeup, in which what did not finish is NOT RUN and what did has its verdict."""
     dies = "import os; os._exit(3)" if how == "a worker that dies" else "import time; time.sleep(120)"
-    text = '''import pytest
+    # A process that a script has put into the background is started deaf to Ctrl-C, and so is what it starts.
+    text = '''import signal
+import pytest
+signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.mark.claim("cases")
 @pytest.mark.parametrize("case", ["one", "two"])
 def test_cases(case):
