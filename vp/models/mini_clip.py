@@ -8,7 +8,6 @@ background; kind), one softmax per family.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from vp.data.preprocess import Preprocess
 from vp.data.world import CAPTIONS, training_scenes, vocabulary
 from vp.models.clip import FrozenCLIP, cosine_logits
 from vp.models.pretraining import IMAGE_PX, Pretraining, draw_partly_degraded, pretrain_model
-from vp.runtime import RANDOM, VpError, own_random_stream, provenance
+from vp.runtime import RANDOM, VpError, own_random_stream
 
 CONTEXT_LENGTH = 20
 WEIGHTS = Path(str(files("vp.models"))) / "mini_clip.safetensors"
@@ -122,13 +121,8 @@ def pretrain(
         batch = training_batch(settings.batch_size, step, settings.seed)
         return pretraining_loss(model, preprocess, tokenizer, batch, device)
 
-    seconds = pretrain_model(model, loss_of_step, settings, checkpoint, save_every=save_every, progress=progress)
-    note = {
-        "settings": asdict(settings),
-        "seconds": seconds,
-        "provenance": provenance(device),
-        "source": "vp.models.mini_clip.pretrain",
-    }
+    note = pretrain_model(model, loss_of_step, settings, checkpoint, save_every=save_every, progress=progress)
+    note["source"] = "vp.models.mini_clip.pretrain"
     save_mini_clip(model, output, note)
     checkpoint.unlink(missing_ok=True)
     return note

@@ -7,7 +7,6 @@ halves them once, as ResNet-18's divides 224 px by four.
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from vp import artifacts
 from vp.data.preprocess import CIFAR100_MEAN, CIFAR100_STD, Preprocess
 from vp.data.world import COLOUR_NAMES, TEN, training_scenes
 from vp.models.pretraining import IMAGE_PX, Pretraining, draw_partly_degraded, pretrain_model
-from vp.runtime import VpError, own_random_stream, provenance
+from vp.runtime import VpError, own_random_stream
 
 WIDTH = 16
 BLOCKS = 2  # in each of the four stages
@@ -88,13 +87,8 @@ def pretrain(
         pixels, labels = training_batch(settings.batch_size, step, settings.seed)
         return cross_entropy(network(preprocess(pixels.to(device))), labels.to(device))
 
-    seconds = pretrain_model(network, loss_of_step, settings, checkpoint, save_every=save_every, progress=progress)
-    note = {
-        "settings": asdict(settings),
-        "seconds": seconds,
-        "provenance": provenance(device),
-        "source": "vp.models.mini_resnet.pretrain",
-    }
+    note = pretrain_model(network, loss_of_step, settings, checkpoint, save_every=save_every, progress=progress)
+    note["source"] = "vp.models.mini_resnet.pretrain"
     artifacts.save(output, network.state_dict(), note)
     checkpoint.unlink(missing_ok=True)
     return note

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from vp import artifacts
 from vp.data.preprocess import resize
 from vp.data.world import Scenes, draw
-from vp.runtime import VpError
+from vp.runtime import VpError, provenance
 
 IMAGE_PX = 40
 SHARE_DEGRADED = 0.25  # of the images of each batch, drawn small and enlarged: real models, too, have seen some blurred photographs
@@ -60,8 +60,9 @@ def pretrain_model(
     *,
     save_every: int = 200,
     progress: bool = True,
-) -> float:
-    """Train `model` by `loss_of_step(step)`; returns the seconds spent, those before an interruption included.
+) -> dict[str, Any]:
+    """Train `model` by `loss_of_step(step)`; returns what its weights are to say of themselves: settings, provenance and the
+    seconds spent, those before an interruption included.
 
     `checkpoint` is written every `save_every` steps and taken up again if it belongs to the same settings; the caller deletes
     it once the weights are safe. Raises VpError when the loss is not finite.
@@ -90,7 +91,8 @@ def pretrain_model(
         if (step + 1) % save_every == 0 and step + 1 < settings.steps:
             done: dict[str, Any] = {"step": step + 1, "seconds": time.perf_counter() - started}
             _save_checkpoint(model, optimiser, checkpoint, asdict(settings) | done)
-    return round(time.perf_counter() - started, 1)
+    seconds = round(time.perf_counter() - started, 1)
+    return {"settings": asdict(settings), "seconds": seconds, "provenance": provenance(parameters[0].device)}
 
 
 def _save_checkpoint(model: nn.Module, optimiser: torch.optim.AdamW, path: Path, note: dict[str, Any]) -> None:
