@@ -14,9 +14,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests import full_scale
+from tests.conformance import plugin as conformance
 from vp.devices import give_worker_its_device
 
 ROOT = Path(__file__).parent
@@ -44,6 +46,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--accept", action="store_true", help="write this run's numbers as expectations; the run still fails")
     full_scale.add_options(group)
     group.addoption("--results", type=Path, metavar="FILE", help="write the content of the writeup as JSON")
+    conformance.add_options(group)
     group.addoption("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where to compute")
 
 
@@ -53,6 +56,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
         "claim(*ids): this test decides these claims of expectations/claims.toml; {name} in an id is a parameter of the test",
+    )
+    config.addinivalue_line(
+        "markers", "specifies(*names): states what these public names must do; with --impl, those of someone else's solution"
     )
     config.addinivalue_line("markers", "alone: measures time or memory; no other test of this machine runs at the same time")
     seeds = config.getoption("--seeds")
@@ -64,8 +70,18 @@ def pytest_configure(config: pytest.Config) -> None:
     if (results := config.getoption("--results")) and not results.absolute().parent.is_dir():
         raise pytest.UsageError(f"--results {results}: there is no folder {results.absolute().parent}")
     config.stash[ENTRIES], config.stash[TESTS], config.stash[CASES] = [], {}, {}
+    hypothesis.settings.register_profile("vp", deadline=None, max_examples=int(os.environ.get("VP_EXAMPLES", "25")))
+    hypothesis.settings.load_profile("vp")
+    if config.getoption("--impl"):
+        config.pluginmanager.register(conformance.Conformance(config), "vp-conformance")
     # --fresh means "newer than the start of the whole session", so that workers still share what one of them trains.
     config.stash[STARTED] = getattr(config, "workerinput", {}).get("vp_started", time.time())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Before xdist reads how many workers it has."""
+    conformance.use_workers(config)
 
 
 def pytest_configure_node(node: Any) -> None:
@@ -135,6 +151,22 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
         except VpError as error:
             item.add_marker(pytest.mark.skip(reason=f"NOT RUN: {error}"))
         return (yield)
+
+
+@pytest.fixture(scope="session")
+def impl(request: pytest.FixtureRequest) -> Any:
+    """What a test marked `specifies` speaks of: vp, or the solution of --impl (tests/conformance)."""
+    from tests.conformance.subject import Ours, Subject
+
+    asked = request.config.pluginmanager.get_plugin("vp-conformance")
+    return Subject(asked.solution(request.param) if asked else Ours())
+
+
+@pytest.fixture(autouse=True)
+def _names_of_the_test(request: pytest.FixtureRequest) -> None:
+    """`impl` has the names of the test's marker, and no others."""
+    if names := conformance.names_of(request.node):
+        request.getfixturevalue("impl").speak_of(names)
 
 
 # -- what reproduction tests use -------------------------------------------------------------------------------------------

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import hypothesis
 import pytest
 import torch
@@ -24,8 +22,6 @@ class _TorchStream:
 
 TORCH_STREAM = _TorchStream()  # hypothesis keeps only a weak reference
 hypothesis.register_random(TORCH_STREAM)
-hypothesis.settings.register_profile("vp", deadline=None, max_examples=int(os.environ.get("VP_EXAMPLES", "25")))
-hypothesis.settings.load_profile("vp")
 
 
 @pytest.fixture(autouse=True)

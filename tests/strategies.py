@@ -12,8 +12,6 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vp.prompts import FixedPatch, Padding, RandomPatch
-
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -31,25 +29,18 @@ image_sizes = st.integers(5, 24)
 batches = st.integers(1, 5)
 
 
-@st.composite
-def fixed_patches(draw: st.DrawFn) -> FixedPatch:
-    size = draw(image_sizes)
-    return FixedPatch(draw(st.integers(1, size)), size)
+class Sizes(NamedTuple):
+    """A prompt's size and its image's, in pixels."""
+
+    size: int
+    image_size: int
 
 
 @st.composite
-def random_patches(draw: st.DrawFn) -> RandomPatch:
-    size = draw(image_sizes)
-    return RandomPatch(draw(st.integers(1, size)), size)
-
-
-@st.composite
-def paddings(draw: st.DrawFn) -> Padding:
-    size = draw(image_sizes)
-    return Padding(draw(st.integers(1, (size - 1) // 2)), size)
-
-
-visual_prompts = st.one_of(fixed_patches(), random_patches(), paddings())
+def prompt_sizes(draw: st.DrawFn, kind: str = "Padding") -> Sizes:
+    """What fits: a padding leaves at least one pixel inside, a patch may cover the image."""
+    image_size = draw(image_sizes)
+    return Sizes(draw(st.integers(1, (image_size - 1) // 2 if kind == "Padding" else image_size)), image_size)
 
 
 # -- graphs (section 3): nodes are 0 to N - 1, contents are float64 --------------------------------------------------------

@@ -5,123 +5,175 @@ from __future__ import annotations
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import strategies as st
 
-from tests.controls import prompts as controls
-from tests.strategies import batches, fixed_patches, image_sizes, paddings, random_patches, seeds, tensor, visual_prompts
-from vp.data import Preprocess
+from tests.conformance.agree import agree
+from tests.strategies import Sizes, batches, prompt_sizes, seeds, tensor
 from vp.experiments import runs
-from vp.models import FrozenCLIP
 from vp.models.mini_clip import mini_tokenizer, new_mini_clip
 from vp.performing import images_of, restore_model
-from vp.prompts import FixedPatch, Padding, PromptedCLIP, RandomPatch
+from vp.prompts import VISUAL_PROMPTS, FixedPatch, Padding, RandomPatch
 from vp.runtime import pick_device
 from vp.writeup import learnt_prompt, to_svg
+
+PROMPTS = ["FixedPatch", "RandomPatch", "Padding"]
 
 
 def parameters(prompt: torch.nn.Module) -> int:
     return sum(p.numel() for p in prompt.parameters() if p.requires_grad)
 
 
+def images_for(sizes: Sizes, seed: int, batch: int) -> torch.Tensor:
+    return tensor(seed, batch, 3, sizes.image_size, sizes.image_size)
+
+
+def learnt_by(prompt: torch.nn.Module) -> torch.Tensor:
+    """All values that a prompt learns, in increasing order."""
+    return torch.cat([p.detach().flatten() for p in prompt.parameters()]).sort().values
+
+
 @pytest.mark.claim("prompt-parameters")
-@pytest.mark.parametrize(("prompt", "count"), [(FixedPatch(1, 224), 3), (Padding(30, 224), 69_840)], ids=["patch", "padding"])
-def test_the_reports_prompts_have_3_and_69840_parameters(prompt: torch.nn.Module, count: int) -> None:
+@pytest.mark.specifies("{kind}")
+@pytest.mark.parametrize(("kind", "size", "count"), [("FixedPatch", 1, 3), ("Padding", 30, 69_840)], ids=["patch", "padding"])
+def test_the_reports_prompts_have_3_and_69840_parameters(impl, kind: str, size: int, count: int) -> None:
     """The one-pixel patch has 3 trainable parameters, the padding of 30 pixels 69,840."""
-    assert parameters(prompt) == count
+    found = parameters(getattr(impl, kind)(size, 224))
+    assert found == count, f"{kind} of {size} px has {found:,} trainable parameters: expected {count:,}"
 
 
 @pytest.mark.claim("prompt-parameter-formulas")
-@given(image_size=image_sizes, data=st.data())
-def test_parameter_counts_follow_their_formulas(image_size: int, data: st.DataObject) -> None:
+@pytest.mark.specifies("{kind}")
+@pytest.mark.parametrize("kind", PROMPTS)
+@given(sizes=prompt_sizes())
+def test_parameter_counts_follow_their_formulas(impl, kind: str, sizes: Sizes) -> None:
     """A patch of p pixels has 3 p^2 parameters, a padding of p pixels 12 p (I - p)."""
-    p = data.draw(st.integers(1, (image_size - 1) // 2))
-    assert parameters(FixedPatch(p, image_size)) == parameters(RandomPatch(p, image_size)) == 3 * p**2
-    assert parameters(Padding(p, image_size)) == 12 * p * (image_size - p)
+    p, image_size = sizes
+    expected = 12 * p * (image_size - p) if kind == "Padding" else 3 * p**2
+    found = parameters(getattr(impl, kind)(*sizes))
+    assert found == expected, f"{found} trainable parameters: expected {expected}"
 
 
-def assert_keeps_shape(prompt: torch.nn.Module, seed: int, batch: int) -> None:
-    images = tensor(seed, batch, 3, prompt.image_size, prompt.image_size)
-    assert prompt(images).shape == images.shape
-
-
-def assert_input_untouched(prompt: torch.nn.Module, seed: int, batch: int) -> None:
-    images = tensor(seed, batch, 3, prompt.image_size, prompt.image_size)
-    before = images.clone()
-    prompt(images)
-    assert torch.equal(images, before)
-
-
-def assert_gradients_reach_all(prompt: torch.nn.Module, seed: int, batch: int) -> None:
-    images = tensor(seed, batch, 3, prompt.image_size, prompt.image_size)
-    weights = torch.rand(images.shape, generator=torch.Generator().manual_seed(seed)) + 0.1
-    (prompt(images) * weights).sum().backward()
-    for name, parameter in prompt.named_parameters():
-        assert parameter.grad is not None, name
-        assert (parameter.grad > 0).all(), name
-
-
-def assert_patch_at_top_left(prompt: torch.nn.Module, seed: int, batch: int) -> None:
-    size, image_size = prompt.patch.shape[-1], prompt.image_size
-    images = tensor(seed, batch, 3, image_size, image_size)
-    out = prompt(images)
-    for b in range(batch):
-        for i in range(image_size):
-            for j in range(image_size):
-                added = prompt.patch[0, :, i, j] if i < size and j < size else torch.zeros(3)
-                torch.testing.assert_close(out[b, :, i, j], images[b, :, i, j] + added)
-
-
-def assert_frame_added_once(prompt: torch.nn.Module, seed: int, batch: int) -> None:
-    size, image_size = prompt.up.shape[-2], prompt.image_size
-    images = tensor(seed, batch, 3, image_size, image_size)
-    added = prompt(images) - images
-    inner = slice(size, image_size - size)
-    torch.testing.assert_close(added[:, :, inner, inner], torch.zeros_like(added[:, :, inner, inner]))
-    shown = added[0].flatten().sort().values
-    learnt = torch.cat([p.flatten() for p in prompt.parameters()])
-    expected = torch.cat([learnt, torch.zeros(shown.numel() - learnt.numel())]).sort().values
-    torch.testing.assert_close(shown, expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(added, added[:1].expand_as(added), atol=1e-5, rtol=1e-5)
-
-
-@given(prompt=visual_prompts, seed=seeds, batch=batches)
-def test_a_prompt_keeps_the_shape_of_its_images(prompt: torch.nn.Module, seed: int, batch: int) -> None:
+@pytest.mark.specifies("{kind}")
+@pytest.mark.parametrize("kind", PROMPTS)
+@given(sizes=prompt_sizes(), seed=seeds, batch=batches)
+def test_a_prompt_keeps_the_shape_of_its_images(impl, kind: str, sizes: Sizes, seed: int, batch: int) -> None:
     """A prompted batch has the shape of the batch."""
-    assert_keeps_shape(prompt, seed, batch)
+    images = images_for(sizes, seed, batch)
+    shape = getattr(impl, kind)(*sizes)(images).shape
+    assert shape == images.shape, f"images {tuple(images.shape)} came back as {tuple(shape)}"
 
 
 @pytest.mark.claim("prompt-leaves-its-batch-alone")
-@given(prompt=visual_prompts, seed=seeds, batch=batches)
-def test_a_prompt_never_modifies_the_batch_it_is_given(prompt: torch.nn.Module, seed: int, batch: int) -> None:
+@pytest.mark.specifies("{kind}")
+@pytest.mark.parametrize("kind", PROMPTS)
+@given(sizes=prompt_sizes(), seed=seeds, batch=batches)
+def test_a_prompt_never_modifies_the_batch_it_is_given(impl, kind: str, sizes: Sizes, seed: int, batch: int) -> None:
     """The input batch is never modified."""
-    assert_input_untouched(prompt, seed, batch)
+    images = images_for(sizes, seed, batch)
+    before = images.clone()
+    getattr(impl, kind)(*sizes)(images)
+    assert torch.equal(images, before), "the batch given has changed"
 
 
 @pytest.mark.claim("prompt-learns-in-every-pixel")
-@given(prompt=visual_prompts, seed=seeds, batch=batches)
-def test_gradients_reach_every_prompt_parameter(prompt: torch.nn.Module, seed: int, batch: int) -> None:
+@pytest.mark.specifies("{kind}")
+@pytest.mark.parametrize("kind", PROMPTS)
+@given(sizes=prompt_sizes(), seed=seeds, batch=batches)
+def test_gradients_reach_every_prompt_parameter(impl, kind: str, sizes: Sizes, seed: int, batch: int) -> None:
     """The loss has a gradient in every learnt pixel."""
-    assert_gradients_reach_all(prompt, seed, batch)
+    prompt = getattr(impl, kind)(*sizes)
+    prompted = prompt(images_for(sizes, seed, batch))
+    assert prompted.requires_grad, "the prompted images do not depend on the prompt's parameters"
+    weights = torch.rand(prompted.shape, generator=torch.Generator().manual_seed(seed)) + 0.1
+    (prompted * weights).sum().backward()
+    for name, parameter in prompt.named_parameters():
+        assert parameter.grad is not None, f"{name} has no gradient"
+        assert (parameter.grad > 0).all(), (
+            f"{int((parameter.grad == 0).sum())} of {parameter.numel()} values of {name} learn nothing"
+        )
 
 
 @pytest.mark.claim("fixed-patch-place")
-@given(prompt=fixed_patches(), seed=seeds)
-def test_the_fixed_patch_is_added_at_the_top_left(prompt: FixedPatch, seed: int) -> None:
+@pytest.mark.specifies("FixedPatch")
+@given(sizes=prompt_sizes("FixedPatch"), seed=seeds)
+def test_the_fixed_patch_is_added_at_the_top_left(impl, sizes: Sizes, seed: int) -> None:
     """The fixed patch is added to the top left pixels and to no others."""
-    assert_patch_at_top_left(prompt, seed, 2)
+    prompt = impl.FixedPatch(*sizes)
+    images = images_for(sizes, seed, 2)
+    added = (prompt(images) - images).detach()
+    patch = added[:, :, : sizes.size, : sizes.size].clone()
+    added[:, :, : sizes.size, : sizes.size] = 0
+    agree(added, torch.zeros_like(added), "added outside of the patch")
+    for shown in patch:
+        agree(shown.flatten().sort().values, learnt_by(prompt), "values added at the top left, in order")
 
 
 @pytest.mark.claim("padding-place")
-@given(prompt=paddings(), seed=seeds, batch=batches)
-def test_padding_leaves_the_inside_as_it_was_and_adds_each_parameter_once(prompt: Padding, seed: int, batch: int) -> None:
+@pytest.mark.specifies("Padding")
+@given(sizes=prompt_sizes(), seed=seeds, batch=batches)
+def test_padding_leaves_the_inside_as_it_was_and_adds_each_parameter_once(impl, sizes: Sizes, seed: int, batch: int) -> None:
     """The padding is added to the frame only, each parameter to one pixel, and the same to every image."""
-    assert_frame_added_once(prompt, seed, batch)
+    prompt = impl.Padding(*sizes)
+    images = images_for(sizes, seed, batch)
+    added = (prompt(images) - images).detach()
+    inner = slice(sizes.size, sizes.image_size - sizes.size)
+    agree(added[:, :, inner, inner], torch.zeros_like(added[:, :, inner, inner]), "added inside of the frame")
+    frame = torch.ones(sizes.image_size, sizes.image_size, dtype=torch.bool)
+    frame[inner, inner] = False
+    for shown in added:
+        agree(shown[:, frame].flatten().sort().values, learnt_by(prompt), "values added to the frame, in order")
+    agree(added, added[:1].expand_as(added), "added to other images than the first")
 
 
-@given(prompt=paddings())
-def test_corners_of_the_padding_belong_to_up_and_down(prompt: Padding) -> None:
+@pytest.mark.specifies("RandomPatch")
+@given(sizes=prompt_sizes("RandomPatch"), seed=seeds, batch=batches)
+def test_the_random_patch_is_added_whole_at_some_place_of_each_image(impl, sizes: Sizes, seed: int, batch: int) -> None:
+    """The random patch appears once in every image, whole, wherever it fell."""
+    prompt = impl.RandomPatch(*sizes)
+    images = images_for(sizes, seed, batch)
+    for shown in (prompt(images) - images).detach():
+        rows, columns = (shown.abs().amax((0, axis)) > 1e-4 for axis in (2, 1))
+        top, left = int(rows.int().argmax()), int(columns.int().argmax())
+        here = (slice(None), slice(top, top + sizes.size), slice(left, left + sizes.size))
+        values, rest = shown[here].flatten().sort().values, shown.clone()
+        rest[here] = 0
+        agree(rest, torch.zeros_like(rest), "added outside of the patch")
+        if top + sizes.size <= sizes.image_size and left + sizes.size <= sizes.image_size:
+            agree(values, learnt_by(prompt), "values added, in order")
+
+
+@pytest.mark.specifies("RandomPatch")
+def test_the_random_patch_reaches_every_place_and_differs_between_images(impl) -> None:
+    """All places of a random patch are about equally likely, for each image by itself."""
+    torch.manual_seed(0)
+    prompt = impl.RandomPatch(2, 5)
+    with torch.no_grad():
+        for parameter in prompt.parameters():
+            parameter.fill_(1)
+        prompted = prompt(torch.zeros(4000, 3, 5, 5))
+    corners = prompted[:, 0].unfold(1, 2, 1).unfold(2, 2, 1).sum((-1, -2)).flatten(1).argmax(1)
+    counts = torch.bincount(corners, minlength=16)
+    chi_square = ((counts - 250) ** 2 / 250).sum()
+    # 37.7 is the 0.1% point of chi-square with 15 degrees of freedom
+    assert chi_square < 37.7, f"of 4,000 patches, {counts.tolist()} fell on the 16 places: expected about 250 on each"
+
+
+@pytest.mark.specifies("{kind}")
+@pytest.mark.parametrize(("kind", "size"), [("FixedPatch", 150), ("RandomPatch", 150), ("Padding", 30)])
+@given(seed=seeds)
+def test_prompts_start_as_standard_normal_values(impl, kind: str, size: int, seed: int) -> None:
+    """Initial values of a prompt are N(0, 1)."""
+    torch.manual_seed(seed)
+    values = learnt_by(getattr(impl, kind)(size, 224))
+    mean, std = values.mean().item(), values.std().item()
+    assert abs(mean) < 5 / len(values) ** 0.5, f"{len(values)} initial values have mean {mean:.3g}: expected about 0"
+    assert abs(std - 1) < 5 / (2 * len(values)) ** 0.5, f"{len(values)} initial values have std {std:.4g}: expected about 1"
+
+
+@given(sizes=prompt_sizes())
+def test_corners_of_the_padding_belong_to_up_and_down(sizes: Sizes) -> None:
     """Up and down span the whole width, left and right what is left between them."""
-    size, image_size = prompt.up.shape[-2], prompt.image_size
+    size, image_size = sizes
+    prompt = Padding(size, image_size)
     canvas = prompt.canvas()
     assert torch.equal(canvas[:, :, :size], prompt.up)
     assert torch.equal(canvas[:, :, -size:], prompt.down)
@@ -129,83 +181,32 @@ def test_corners_of_the_padding_belong_to_up_and_down(prompt: Padding) -> None:
     assert torch.equal(canvas[:, :, size : image_size - size, -size:], prompt.right)
 
 
-@given(prompt=random_patches(), seed=seeds, batch=batches)
-def test_the_random_patch_is_added_whole_at_some_place_of_each_image(prompt: RandomPatch, seed: int, batch: int) -> None:
-    """The random patch appears once in every image, whole, wherever it fell."""
-    size, image_size = prompt.patch.shape[-1], prompt.image_size
-    images = tensor(seed, batch, 3, image_size, image_size)
-    added = (prompt(images) - images).detach()
-    for picture in added:
-        windows = picture.unfold(1, size, 1).unfold(2, size, 1).permute(1, 2, 0, 3, 4).reshape(-1, 3, size, size)
-        here = (windows - prompt.patch).abs().amax((1, 2, 3)) < 1e-4
-        assert here.any()
-        torch.testing.assert_close(picture.sum(), prompt.patch.sum(), atol=1e-3, rtol=1e-3)
+class AddedPicture(torch.nn.Module):
+    """The plainest of prompts, for those who have none: a learnt picture of the image's size."""
 
+    def __init__(self, image_size: int) -> None:
+        super().__init__()
+        self.picture = torch.nn.Parameter(torch.randn(3, image_size, image_size))
 
-def test_the_random_patch_reaches_every_place_and_differs_between_images() -> None:
-    """All places of a random patch are about equally likely, for each image by itself."""
-    torch.manual_seed(0)
-    prompt = RandomPatch(2, 5)
-    with torch.no_grad():
-        prompt.patch.fill_(1)
-    corners = prompt(torch.zeros(4000, 3, 5, 5))[:, 0].unfold(1, 2, 1).unfold(2, 2, 1).sum((-1, -2)).flatten(1).argmax(1)
-    counts = torch.bincount(corners, minlength=16)
-    chi_square = ((counts - 250) ** 2 / 250).sum()
-    assert chi_square < 37.7  # 0.1% point of chi-square with 15 degrees of freedom
-
-
-@given(seed=seeds)
-def test_prompts_start_as_standard_normal_values(seed: int) -> None:
-    """Initial values of a prompt are N(0, 1)."""
-    torch.manual_seed(seed)
-    values = torch.cat([p.flatten() for p in Padding(30, 224).parameters()])
-    assert abs(values.mean().item()) < 5 / len(values) ** 0.5
-    assert abs(values.std().item() - 1) < 5 / (2 * len(values)) ** 0.5
-
-
-@pytest.mark.parametrize(
-    ("wrong", "rule"),
-    [
-        (controls.ModifiesItsInput(2, 9), assert_input_untouched),
-        (controls.CornersCountedTwice(2, 9), assert_frame_added_once),
-        (controls.EnlargesTheImage(2, 9), assert_keeps_shape),
-        (controls.OverwritesPixels(2, 9), assert_patch_at_top_left),
-        (controls.PatchAtTheBottomRight(2, 9), assert_patch_at_top_left),
-        (controls.CopiesASide(2, 9), assert_gradients_reach_all),
-    ],
-    ids=lambda value: type(value).__name__ if isinstance(value, torch.nn.Module) else value.__name__,
-)
-def test_wrong_prompts_are_rejected(wrong: torch.nn.Module, rule) -> None:
-    """Each wrong prompt fails the property named for it."""
-    with pytest.raises(AssertionError):
-        rule(wrong, 0, 2)
-
-
-def test_a_prompt_cut_from_the_graph_is_rejected() -> None:
-    """A prompt whose output does not depend on its parameters cannot pass the gradient property."""
-    with pytest.raises(RuntimeError, match="does not require grad"):
-        assert_gradients_reach_all(controls.CutFromTheGraph(2, 9), 0, 2)
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images + self.picture
 
 
 @pytest.mark.claim("only-the-prompt-learns")
-@given(seed=seeds, kind=st.sampled_from([lambda: FixedPatch(1, 40), lambda: RandomPatch(3, 40), lambda: Padding(6, 40)]))
-def test_nothing_but_the_prompt_gets_a_gradient(clip: FrozenCLIP, seed: int, kind) -> None:
+@pytest.mark.specifies("PromptedCLIP")
+@given(seed=seeds)
+def test_nothing_but_the_prompt_gets_a_gradient(impl, seed: int) -> None:
     """Training a prompted CLIP gives gradients to every prompt pixel and to nothing else."""
     torch.manual_seed(seed)
-    model = PromptedCLIP(clip, ["house", "car", "moon"], prompt=kind())
+    clip, prompt = new_mini_clip(1), AddedPicture(40)
+    model = impl.PromptedCLIP(clip, mini_tokenizer(), ["house", "car", "moon"], prompt)
     torch.nn.functional.cross_entropy(model(tensor(seed, 2, 3, 40, 40)), torch.tensor([0, 2])).backward()
-    for name, parameter in model.named_parameters():
-        if name.startswith("prompt."):
-            assert parameter.grad is not None
-            assert (parameter.grad != 0).float().mean() > 0.99
-        else:
-            assert parameter.grad is None
-            assert not parameter.requires_grad
-
-
-@pytest.fixture(scope="module")
-def clip() -> FrozenCLIP:
-    return FrozenCLIP("random", new_mini_clip(1), mini_tokenizer(), Preprocess(40))
+    assert prompt.picture.grad is not None, "the prompt has no gradient"
+    assert (prompt.picture.grad != 0).float().mean() > 0.99, "some pixels of the prompt learn nothing"
+    for name, parameter in [*clip.named_parameters(), *model.named_parameters()]:
+        if parameter is not prompt.picture:
+            assert parameter.grad is None, f"{name} of the backbone gets a gradient"
+            assert not parameter.requires_grad, f"{name} of the backbone requires a gradient"
 
 
 @pytest.mark.parametrize("size", [0, -1, 112, 1.5])
@@ -222,9 +223,11 @@ def test_a_patch_larger_than_the_image_is_refused(kind) -> None:
         kind(41, 40)
 
 
-@given(prompt=visual_prompts)
-def test_images_of_another_size_are_refused(prompt: torch.nn.Module) -> None:
+@pytest.mark.parametrize("kind", VISUAL_PROMPTS.values(), ids=VISUAL_PROMPTS)
+@given(sizes=prompt_sizes())
+def test_images_of_another_size_are_refused(kind: type[torch.nn.Module], sizes: Sizes) -> None:
     """A prompt says which images it was made for."""
+    prompt = kind(*sizes)
     with pytest.raises(ValueError, match="was made for"):
         prompt(torch.zeros(1, 3, prompt.image_size + 1, prompt.image_size))
 

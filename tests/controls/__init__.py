@@ -1,0 +1,62 @@
+"""The catalogue of wrong implementations: each breaks one sentence of the specification, and a named test must reject it.
+
+Those of a public name are registered by `control` and asked through conformance mode itself (tests/test_controls.py):
+`pytest --impl tests.controls:CornersCountedTwice` shows what becomes of one. tests/controls/equivalents.py has the opposite, correct
+implementations written otherwise than vp, which must pass. Wrong versions of vp's own machinery stand beside the tests that reject
+them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+MODULES = ("prompts", "deep_prompts", "noise", "union", "evaluation", "training", "fine_tuning", "graphs")
+
+
+@dataclass(frozen=True)
+class Control:
+    """A wrong implementation of one public name."""
+
+    name: str  # the public name that it takes the place of
+    wrong: Any
+    rejected_by: str  # the test function that must fail
+
+    @property
+    def says(self) -> str:
+        """What is wrong with it."""
+        return str(self.wrong.__doc__).split("\n", 1)[0]
+
+
+CATALOGUE: dict[str, Control] = {}
+
+
+def control(name: str, rejected_by: str) -> Callable[[T], T]:
+    """Registers a wrong implementation of the public `name`; its docstring says what it does wrong."""
+
+    def register(wrong: T) -> T:
+        key = wrong.__name__  # type: ignore[attr-defined]
+        if key in CATALOGUE and CATALOGUE[key].wrong.__module__ != wrong.__module__:
+            raise ValueError(f"two controls are named {key!r}: give each its own name")
+        CATALOGUE[key] = Control(name, wrong, rejected_by)
+        return wrong
+
+    return register
+
+
+def catalogue() -> dict[str, Control]:
+    """All of them, by their own name."""
+    for module in MODULES:
+        importlib.import_module(f"tests.controls.{module}")
+    return CATALOGUE
+
+
+def __getattr__(key: str) -> Any:
+    """`tests.controls:KEY` is a solution that has a single public name, and that one wrong."""
+    if key.startswith("_") or (found := catalogue().get(key)) is None:
+        raise AttributeError(key)
+    return SimpleNamespace(**{found.name: found.wrong})

@@ -1,0 +1,33 @@
+"""Comparing numbers of any implementation, with an outcome in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def agree(found: Any, expected: Any, what: str, *, atol: float = 1e-5, rtol: float = 1e-4) -> None:
+    """Raises AssertionError, `what` and the entry that differs most, unless |found - expected| <= atol + rtol |expected|.
+
+    Precision and layout of numbers are an implementation's own business: float64 is what is compared.
+    """
+    found, expected = _numbers(found), _numbers(expected)
+    assert found.shape == expected.shape, f"{what}: got shape {tuple(found.shape)}, expected {tuple(expected.shape)}"
+    off = (found - expected).abs() - (atol + rtol * expected.abs())
+    off = off.masked_fill(off.isnan(), torch.inf)
+    if off.numel() and off.max() > 0:
+        worst = int(off.argmax())
+        where = [int(one) for one in np.unravel_index(worst, off.shape)]
+        place = f" at {where}" if where else ""
+        count = f" ({int((off > 0).sum())} of {off.numel()} entries differ)" if off.numel() > 1 else ""
+        raise AssertionError(f"{what}{place}: got {found.flatten()[worst]:.5g}, expected {expected.flatten()[worst]:.5g}{count}")
+
+
+def _numbers(values: Any) -> Tensor:
+    if isinstance(values, np.ndarray):
+        values = values.astype(np.float64)
+    tensor = torch.as_tensor(values).detach()
+    return (tensor if tensor.layout == torch.strided else tensor.to_dense()).double()

@@ -1,0 +1,211 @@
+"""The public names that the specification can be asked of: how it calls them, and what it expects back.
+
+A solution has any subset of these names, as functions or classes, with arguments in the order given here. Letters in shapes are
+those of vp/__init__.py; `model` and `tokenizer` are an open_clip CLIP (in evaluation mode) and its tokenizer; a `module` is a
+torch.nn.Module. Tensors come in float32, those of graphs in float64, and the CPU is where they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+Check = Callable[..., str]  # (what came back, *arguments) -> what is wrong with it, in words; "" if nothing is
+
+
+@dataclass(frozen=True)
+class Name:
+    """One public name."""
+
+    section: str  # of the report
+    call: str  # its arguments, in order
+    gives: str  # in words
+    check: Check  # of what a call gives back: kind, shape, finite numbers
+    forward: Check | None = None  # of what the module that it gives back gives back
+
+
+def _numbers(*shape: int | None) -> Callable[[Any], str]:
+    """Finite numbers of a shape, in which None is any length."""
+
+    def check(found: Any) -> str:
+        if isinstance(found, np.ndarray):
+            found = torch.as_tensor(found.astype(np.float64))
+        if not isinstance(found, Tensor):
+            return f"gave {described(found)}: expected a tensor"
+        found = found.detach()
+        if found.layout != torch.strided:
+            found = found.to_dense()
+        if found.ndim != len(shape) or any(
+            want is not None and have != want for have, want in zip(found.shape, shape, strict=True)
+        ):
+            return f"gave {described(found)}: expected shape {_in_words(shape)}"
+        if found.is_complex() or found.dtype == torch.bool:
+            return f"gave {described(found)}: expected real numbers"
+        if not found.double().isfinite().all():
+            return f"gave {described(found)} with NaN or infinite entries: expected finite numbers"
+        return ""
+
+    return check
+
+
+def _in_words(shape: Sequence[int | None]) -> str:
+    return f"({', '.join('any' if one is None else str(one) for one in shape)}{',' if len(shape) == 1 else ''})"
+
+
+def described(value: Any) -> str:
+    """A value in a few words: what a tensor or a module is, not what it holds."""
+    if isinstance(value, Tensor):
+        return f"a tensor {tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
+    if isinstance(value, np.ndarray):
+        return f"an array {value.shape} of {value.dtype}"
+    if isinstance(value, nn.Module):
+        return f"a {type(value).__name__}"
+    if callable(value):
+        return getattr(value, "__name__", type(value).__name__)
+    text = repr(value) if isinstance(value, bool | int | float | str | None) else f"{type(value).__name__} {value!r}"
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def _module(found: Any, *_: Any) -> str:
+    return "" if isinstance(found, nn.Module) else f"gave {described(found)}: expected a torch.nn.Module"
+
+
+def _like(position: int) -> Check:
+    return lambda found, *given: _numbers(*given[position].shape)(found)
+
+
+def _per_node(found: Any, A: Tensor, H: Tensor, *_: Any) -> str:
+    return _numbers(*H.shape)(found)
+
+
+def _layer(found: Any, A: Tensor, H: Tensor, W: Tensor, *_: Any) -> str:
+    return _numbers(len(H), len(W))(found)
+
+
+def _texts(found: Any, template: str, class_names: Sequence[str]) -> str:
+    good = isinstance(found, list | tuple) and len(found) == len(class_names) and all(isinstance(one, str) for one in found)
+    return "" if good else f"gave {described(found)}: expected a list of {len(class_names)} sentences"
+
+
+def _number(found: Any, *_: Any) -> str:
+    try:
+        value = float(found)
+    except (TypeError, ValueError):
+        return f"gave {described(found)}: expected a number"
+    return "" if math.isfinite(value) else f"gave {value}: expected a finite number"
+
+
+def _tuple(length: int, parts: str) -> Check:
+    def check(found: Any, *_: Any) -> str:
+        good = isinstance(found, list | tuple) and len(found) == length
+        return "" if good else f"gave {described(found)}: expected {parts}"
+
+    return check
+
+
+def _text(found: Any, *_: Any) -> str:
+    return "" if isinstance(found, str) and found else f"gave {described(found)}: expected a name of at least one letter"
+
+
+_PROMPT = ("(size, image_size)", "a module: images (B, 3, I, I) to prompted images of the same shape")
+_CONVOLUTION = ("3.2", "(A, H, W, B, activation)", "H' (N, d_out)", _layer)
+
+NAMES: dict[str, Name] = {
+    # 1.2
+    "new_head": Name(
+        "1.2",
+        "(network, classes)",
+        "`network` with a new last linear layer for that many classes, which alone trains",
+        _module,
+        lambda found, images: _numbers(len(images), None)(found),
+    ),
+    # 2.1
+    "fill_template": Name("2.1", "(template, class_names)", "a sentence for each class", _texts),
+    "text_features": Name(
+        "2.1",
+        "(model, tokenizer, texts)",
+        "unit features (K, D)",
+        lambda found, model, tokenizer, texts: _numbers(len(texts), None)(found),
+    ),
+    "zero_shot_logits": Name(
+        "2.1",
+        "(image_features, text_features, logit_scale)",
+        "logits (B, K) from features (B, D) and (K, D) of any length",
+        lambda found, images, texts, scale: _numbers(len(images), len(texts))(found),
+    ),
+    "PromptedCLIP": Name(
+        "2.2",
+        "(model, tokenizer, class_names, prompt)",
+        "a module: images (B, 3, S, S) to logits (B, K); prompt is a module, or None for zero-shot CLIP",
+        _module,
+        lambda found, images: _numbers(len(images), None)(found),
+    ),
+    # 2.2
+    "FixedPatch": Name("2.2", *_PROMPT, _module, _like(0)),
+    "RandomPatch": Name("2.2", *_PROMPT, _module, _like(0)),
+    "Padding": Name("2.2", *_PROMPT, _module, _like(0)),
+    # 2.3
+    "DeepPromptedCLIP": Name(
+        "2.3",
+        "(model, tokenizer, class_names, n, block, position, readout)",
+        "a module: images (B, 3, S, S) to logits (B, K); n tokens before block `block`; position front, after_class or back; "
+        "readout class or first",
+        _module,
+        lambda found, images: _numbers(len(images), None)(found),
+    ),
+    # 2.4
+    "gaussian_noise": Name("2.4", "(images, std, seed)", "images with noise, the same for the same seed", _like(0)),
+    # 2.5 and what all sections share
+    "union": Name(
+        "2.5",
+        "(first, second)",
+        "one image set (pixels, labels, class_names) of two",
+        _tuple(3, "pixels, labels and class names"),
+    ),
+    "split": Name(
+        "2.2", "(count, validation_share, seed)", "indices of training and of validation images", _tuple(2, "two lists of indices")
+    ),
+    "accuracy": Name("2.1", "(model, batches)", "the share of right answers; batches is a list of (images, labels)", _number),
+    "learning_rate_at": Name("2.2", "(step, total_steps, learning_rate, warmup_steps)", "the rate of a 0-based step", _number),
+    "fit": Name(
+        "2.2",
+        "(model, train, validation, learning_rate, momentum, warmup_steps, epochs, batch_size)",
+        "(last, best, best_epoch): what was learnt, by parameter name, after the last and the best epoch, which counts from 1; train "
+        "and validation are (inputs, labels)",
+        _tuple(3, "(last, best, best_epoch)"),
+    ),
+    "checkpoint_name": Name("2.2", "(settings)", "a file name for the settings of a run, a dict", _text),
+    "wilson_interval": Name("2.1", "(correct, total)", "the 95% interval of a share, (low, high)", _tuple(2, "(low, high)")),
+    "paired_p_value": Name("1.2", "(first, second)", "exact McNemar p of two classifiers' correctness (N,), two-sided", _number),
+    # 3
+    "adjacency_matrix": Name(
+        "3.1", "(graph, nodelist)", "A (N, N)", lambda found, graph, nodes: _numbers(len(nodes), len(nodes))(found)
+    ),
+    "degree_matrix": Name("3.1", "(A)", "D (N, N)", _like(0)),
+    "count_walks": Name("3.1", "(A, n)", "walks of length n (N, N)", _like(0)),
+    "sum_aggregate": Name("3.3", "(A, H)", "A H (N, d)", _per_node),
+    "mean_aggregate": Name("3.3", "(A, H)", "D^-1 A H (N, d)", _per_node),
+    "max_aggregate": Name("3.3", "(A, H)", "maxima (N, d)", _per_node),
+    "graph_convolution": Name(*_CONVOLUTION),
+    "graph_convolution_by_node": Name(*_CONVOLUTION),
+    "graph_convolution_by_messages": Name(*_CONVOLUTION),
+    "message_passing": Name(
+        "3.2",
+        "(A, H, message, update, aggregate)",
+        "what update gives (N, d_out)",
+        lambda found, A, *_: _numbers(len(A), None)(found),
+    ),
+    "attention_matrix": Name("3.5", "(Q, K, mask)", "A (N, N)", lambda found, Q, *_: _numbers(len(Q), len(Q))(found)),
+    "self_attention": Name(
+        "3.5",
+        "(H, W_q, W_k, W_v, mask)",
+        "A H W_v^T (N, d_v)",
+        lambda found, H, W_q, W_k, W_v, *_: _numbers(len(H), len(W_v))(found),
+    ),
+}

@@ -1,0 +1,205 @@
+"""The pytest side of `--impl`: the tests marked `specifies`, asked of each solution, in worker processes of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+
+from tests.conformance import table
+
+ROW = "vp_row"
+WORKERS = 2
+MAX_WORDS = 600  # of a counterexample
+
+
+def add_options(group: pytest.OptionGroup) -> None:
+    group.addoption(
+        "--impl",
+        action="append",
+        metavar="SOLUTION",
+        help="ask the specification of this file.py, module, or either:object, in place of vp; may be given several times",
+    )
+    group.addoption("--time-limit", type=float, default=10.0, metavar="S", help="with --impl: seconds for one call of a solution")
+
+
+def names_of(item: pytest.Item) -> tuple[str, ...]:
+    """The public names that a test speaks of; {name} in a marker is a parameter of the test."""
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    asked = [name for marker in item.iter_markers("specifies") for name in marker.args]
+    return tuple(re.sub(r"\{(\w+)\}", lambda found: str(parameters[found[1]]), name) for name in asked)
+
+
+class Conformance:
+    """Registered by conftest.py when --impl is given, on the controller and on its workers."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.solutions: list[str] = list(dict.fromkeys(config.getoption("--impl")))
+        self.is_worker = hasattr(config, "workerinput")
+        self.rows: dict[str, table.Row] = {}
+        if config.getoption("--time-limit") <= 0:
+            raise pytest.UsageError(f"--time-limit {config.getoption('--time-limit')}: give seconds above 0")
+        if not self.is_worker:
+            for label in self.solutions:
+                if label.partition(":")[0].endswith(".py") and not Path(label.partition(":")[0]).is_file():
+                    raise pytest.UsageError(f"--impl {label}: there is no such file")
+            self._scratch = tempfile.TemporaryDirectory(prefix="vp-conformance-")
+            self.marks = Path(self._scratch.name)
+            config.option.tbstyle, config.option.reportchars = "no", ""  # the table says all of it, in words
+        else:
+            self.marks = Path(config.workerinput["vp_marks"])
+        hypothesis.settings.register_profile(
+            "conformance",
+            parent=hypothesis.settings.get_profile("vp"),  # as tests have it without --impl
+            derandomize=True,
+            database=None,
+            report_multiple_bugs=False,
+            print_blob=False,
+            phases=[phase for phase in hypothesis.Phase if phase is not hypothesis.Phase.explain],
+            suppress_health_check=[hypothesis.HealthCheck.too_slow],
+        )
+        hypothesis.settings.load_profile("conformance")
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        node.workerinput["vp_marks"] = str(self.marks)
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        if "impl" in metafunc.fixturenames and metafunc.definition.get_closest_marker("specifies"):
+            metafunc.parametrize("impl", self.solutions, indirect=True, scope="session")
+
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        others = [item for item in items if not names_of(item)]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if names_of(item)]
+
+    def solution(self, label: str) -> Any:
+        """A solution to be asked, which is imported when the first test asks it, in a worker."""
+        from tests.conformance.foreign import Foreign, Marks
+
+        return Foreign(label, Marks(self.marks, label), self.config.getoption("--time-limit"))
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> None:
+        """Names that a solution does not have are not claimed: nothing of ours stands in for them."""
+        from tests.conformance.foreign import NotClaimed
+
+        if missing := pyfuncitem.funcargs["impl"].missing():
+            raise NotClaimed(", ".join(missing))
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[Any]:
+        report = yield
+        label = item.callspec.params["impl"]  # type: ignore[attr-defined]
+        row = {
+            "solution": label,
+            "names": names_of(item),
+            "test": item.nodeid,
+            "statement": str(getattr(item, "function", item).__doc__ or "").strip().split("\n", 1)[0],
+            "verdict": "not tried",
+            "words": "",
+            "printed": bool(report.capstdout or report.capstderr) if call.when == "call" else False,
+        }
+        if call.when == "call" or report.outcome != "passed":
+            row["verdict"], row["words"] = _judged(call)
+            if row["verdict"] == table.NOT_CLAIMED:
+                report.outcome, report.longrepr = "skipped", (str(item.path), 0, "not claimed")
+        setattr(report, ROW, row)
+        return report
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if self.is_worker:
+            return
+        if given := getattr(report, ROW, None):
+            row = table.Row(**{**given, "names": tuple(given["names"])})
+            if report.when == "teardown" and report.outcome == "passed":
+                return
+            self.rows[report.nodeid] = row
+        elif report.outcome == "failed":  # its worker ended: the row of its setup says which test it was
+            if row := self.rows.get(report.nodeid):
+                words = "ended the process it ran in, or hung where it could not be interrupted"
+                self.rows[report.nodeid] = row.but(verdict=table.FAIL, words=words)
+                from tests.conformance.foreign import Marks
+
+                for name in row.names:
+                    Marks(self.marks, row.solution).leave(f"name-{name}", f"{words}, in {row.function}; not tried again")
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self.is_worker:
+            return
+        self._scratch.cleanup()
+        self.content = table.content(self.solutions, list(self.rows.values()))
+        if path := self.config.getoption("--results"):
+            path.write_text(json.dumps(self.content, indent=1, ensure_ascii=False), encoding="utf-8")
+        if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+            good = all(one["holds"] for one in self.content)
+            session.exitstatus = pytest.ExitCode.OK if good else pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        if not self.is_worker:
+            for line, colour in table.lines(getattr(self, "content", [])):
+                terminalreporter.write_line(line, **({colour: True} if colour else {}))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_html_results_summary(self, prefix: list[str]) -> None:
+        prefix.append(table.page(self.content))
+
+
+def _judged(call: pytest.CallInfo[None]) -> tuple[str, str]:
+    """The verdict on a call, and its words."""
+    from tests.conformance.foreign import GivenUp, NotClaimed
+
+    if call.excinfo is None:
+        return table.PASS, ""
+    error = call.excinfo.value
+    if isinstance(error, NotClaimed):
+        return table.NOT_CLAIMED, ""
+    if isinstance(error, GivenUp):
+        return table.FAIL, str(error)
+    message = _message(error)
+    example = _example(error)
+    words = f"{message}; smallest example: {example}" if example else message
+    return table.FAIL, words if len(words) <= MAX_WORDS else f"{words[:MAX_WORDS]}…"
+
+
+def _message(error: BaseException) -> str:
+    """An assertion in words: its first line, without Python's own prefix."""
+    text = str(error).strip() or type(error).__name__
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    told = " ".join(lines[:4]) if lines and lines[0].startswith("assert ") else lines[0]
+    return told if isinstance(error, AssertionError) else f"{type(error).__name__}: {told}"
+
+
+def _example(error: BaseException) -> str:
+    """Hypothesis's smallest failing arguments, on a line."""
+    notes = getattr(error, "__notes__", [])
+    for note in notes:
+        if found := re.fullmatch(r"[A-Z][a-z ]+: \w+\(\n(.*)\n\)", note, re.DOTALL):
+            arguments = re.split(r",\n(?=    \w+=)", found[1].rstrip(","))
+            told = [one for one in arguments if not re.match(r"\s*(impl|data|kind)=", one)]
+            drawn = [one.partition(":")[2] for one in notes if one.startswith("Draw ")]
+            return ", ".join(re.sub(r"\s+", " ", one).strip() for one in [*told, *drawn])
+    return ""
+
+
+def use_workers(config: pytest.Config) -> None:
+    """Foreign code runs in workers only, which may die: unless the caller says otherwise, two of them."""
+    if not config.getoption("--impl") or hasattr(config, "workerinput"):
+        return
+    option = config.option
+    if getattr(option, "numprocesses", None) is None and not option.usepdb:
+        option.numprocesses = min(WORKERS, os.cpu_count() or 1)
+    if getattr(option, "maxworkerrestart", None) is None:
+        option.maxworkerrestart = "100000"
+    with contextlib.suppress(AttributeError):
+        option.verbose = min(option.verbose, 0)

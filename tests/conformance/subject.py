@@ -1,0 +1,49 @@
+"""What a test speaks of: `impl`, which has the names of the test's marker, and is vp unless --impl says otherwise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.conformance import ours
+from tests.conformance.names import NAMES
+
+
+class Ours:
+    """vp itself, unwatched."""
+
+    def missing(self, names: tuple[str, ...]) -> list[str]:
+        return [name for name in names if not hasattr(ours, name)]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(ours, name)
+
+    def __repr__(self) -> str:
+        return "vp"
+
+
+class Subject:
+    """The implementation that is asked: it gives out the names that the running test is marked with, and no others."""
+
+    def __init__(self, implementation: Any) -> None:
+        self._implementation = implementation
+        self._names: tuple[str, ...] = ()
+
+    def speak_of(self, names: tuple[str, ...]) -> None:
+        if unknown := [name for name in names if name not in NAMES]:
+            raise LookupError(f"a test is marked specifies({unknown[0]!r}): tests/conformance/names.py has no such name")
+        self._names = names
+
+    def missing(self) -> list[str]:
+        """Names of the running test that the implementation does not have."""
+        missing: list[str] = self._implementation.missing(self._names)
+        return missing
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in NAMES:
+            raise AttributeError(name)  # hypothesis asks whether this is a mock
+        if name not in self._names:
+            raise LookupError(f"the test uses impl.{name}, but is marked specifies{self._names}")
+        return getattr(self._implementation, name)
+
+    def __repr__(self) -> str:
+        return repr(self._implementation)

@@ -1,0 +1,134 @@
+"""What came of asking solutions: content, and how it is told on the terminal and in the HTML report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from html import escape
+from itertools import groupby
+from typing import Any
+
+from tests.conformance.names import NAMES
+
+PASS, FAIL, NOT_CLAIMED = "pass", "fail", "not claimed"
+Content = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One statement of the specification, asked of one solution."""
+
+    solution: str
+    names: tuple[str, ...]
+    test: str
+    statement: str
+    verdict: str
+    words: str = ""
+    printed: bool = False
+
+    @property
+    def function(self) -> str:
+        return self.test.rpartition("::")[2].partition("[")[0]
+
+    def but(self, **changes: Any) -> Row:
+        return replace(self, **changes)
+
+
+def content(solutions: list[str], rows: list[Row]) -> Content:
+    """For each solution what it comes to, section by section; a solution that does not import has one sentence instead."""
+    found = []
+    for label in solutions:
+        own = [row for row in rows if row.solution == label]
+        failed = {row.words for row in own if row.verdict == FAIL}
+        problem = next(iter(failed)) if len(failed) == 1 and next(iter(failed)).startswith("does not import") else ""
+        asked = [row for row in own if row.verdict in (PASS, FAIL)] if not problem else []
+        claimed = {name for row in asked for name in row.names}
+        if not problem and not claimed:
+            problem = f"claims nothing: expected any of {', '.join(NAMES)}"
+        sections = []
+        for section in sorted({name.section for name in NAMES.values()}):
+            names = [name for name, known in NAMES.items() if known.section == section]
+            here = [row for row in asked if NAMES[row.names[0]].section == section]
+            sections.append(
+                {
+                    "section": section,
+                    "rows": [
+                        {
+                            "names": list(row.names),
+                            "statement": row.statement,
+                            "verdict": row.verdict,
+                            "words": row.words,
+                            "test": row.test,
+                            "printed": row.printed,
+                        }
+                        for row in sorted(here, key=lambda row: (list(NAMES).index(row.names[0]), row.test))
+                    ],
+                    "not claimed": [name for name in names if name not in claimed],
+                }
+            )
+        found.append(
+            {
+                "solution": label,
+                "holds": not problem and all(row.verdict == PASS for row in asked),
+                "problem": problem,
+                "passed": sum(row.verdict == PASS for row in asked),
+                "failed": sum(row.verdict == FAIL for row in asked),
+                "prints": sorted({name for row in asked if row.printed for name in row.names}),
+                "sections": sections,
+            }
+        )
+    return found
+
+
+def headline(one: dict[str, Any]) -> str:
+    """A solution in a sentence."""
+    if one["problem"]:
+        return f"{one['solution']} {one['problem']}"
+    unclaimed = sum(len(section["not claimed"]) for section in one["sections"])
+    prints = f"; prints while it is asked about {', '.join(one['prints'])}" if one["prints"] else ""
+    return f"{one['solution']}: {one['passed']} statements hold, {one['failed']} fail; {unclaimed} names not claimed{prints}"
+
+
+def lines(content: Content) -> Iterator[tuple[str, str]]:
+    """The table for a terminal: lines and their colours."""
+    for one in content:
+        yield "", ""
+        yield headline(one), "green" if one["holds"] else "red"
+        if one["problem"]:
+            continue
+        for section in one["sections"]:
+            if not section["rows"]:
+                continue
+            yield f"  section {section['section']}", "bold"
+            for names, rows in groupby(section["rows"], key=lambda row: ", ".join(row["names"])):
+                yield f"    {names}", ""
+                told = ""
+                for row in rows:
+                    yield f"      {row['verdict']:4}  {row['statement']}", "red" if row["verdict"] == FAIL else ""
+                    if row["words"]:
+                        yield f"            {'as above' if row['words'] == told else row['words']}", ""
+                        yield f"            ({row['test'].partition('[')[0]})", ""
+                        told = row["words"]
+            if section["not claimed"]:
+                yield f"    not claimed: {', '.join(section['not claimed'])}", ""
+        if empty := [section for section in one["sections"] if not section["rows"]]:
+            yield "  not claimed at all: " + "; ".join(f"{s['section']} ({', '.join(s['not claimed'])})" for s in empty), ""
+
+
+def page(content: Content) -> str:
+    """The same as HTML, at the top of pytest's report."""
+    parts = ["<h2>Conformance</h2>"]
+    for one in content:
+        parts.append(f"<h3>{escape(headline(one))}</h3>")
+        if one["problem"]:
+            continue
+        parts.append("<table><tr><th>Section</th><th>Name</th><th>Statement</th><th>Verdict</th><th>Counterexample</th></tr>")
+        for section in one["sections"]:
+            for row in section["rows"]:
+                cells = [section["section"], ", ".join(row["names"]), row["statement"], row["verdict"], row["words"]]
+                parts.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
+            if section["not claimed"]:
+                cells = [section["section"], ", ".join(section["not claimed"]), "", NOT_CLAIMED, ""]
+                parts.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
+        parts.append("</table>")
+    return "".join(parts)
