@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 
 from tests.conformance.agree import agree
 from tests.strategies import Sizes, batches, prompt_sizes, seeds, tensor
@@ -194,6 +194,7 @@ class AddedPicture(torch.nn.Module):
 
 @pytest.mark.claim("only-the-prompt-learns")
 @pytest.mark.specifies("PromptedCLIP")
+@settings(max_examples=3)
 @given(seed=seeds)
 def test_nothing_but_the_prompt_gets_a_gradient(impl, seed: int) -> None:
     """Training a prompted CLIP gives gradients to every prompt pixel and to nothing else."""

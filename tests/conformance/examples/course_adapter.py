@@ -1,0 +1,47 @@
+"""The adapter: the specification's names and arguments on one side, the solution's own on the other.
+
+Ask it with `pytest --impl=tests/conformance/examples/course_adapter.py`. To adapt another solution, copy this file beside it,
+change the import, and leave out what is not there: names that are missing are not claimed.
+"""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+
+import course_solution as solution
+import torch
+from torch import nn
+
+
+def FixedPatch(size, image_size):  # noqa: N802
+    return solution.FixedPatchPrompter(SimpleNamespace(prompt_size=size, image_size=image_size))
+
+
+def Padding(size, image_size):  # noqa: N802
+    return solution.PadPrompter(SimpleNamespace(prompt_size=size, image_size=image_size))
+
+
+def PromptedCLIP(model, tokenizer, class_names, prompt):  # noqa: N802
+    sentences = [f"This is a photo of a {name}" for name in class_names]
+    args = SimpleNamespace(prompter=prompt or nn.Identity(), prompts=sentences)
+    return solution.VisualPromptCLIP(args, model, tokenizer)
+
+
+def DeepPromptedCLIP(model, tokenizer, class_names, n, block, position, readout):  # noqa: N802
+    """The solution has its tokens after the class token only; with the class readout, all positions are the same."""
+    if readout != "class":
+        raise NotImplementedError("this solution reads the class token only")
+    model = copy.deepcopy(model)
+    transformer = model.visual.transformer
+    args = SimpleNamespace(prompt_num=n, injection_layer=block)
+    deep = solution.DeepPromptBlocks(args, transformer.resblocks, transformer.width)
+    clip = PromptedCLIP(model, tokenizer, class_names, None)
+    transformer.forward = lambda x, **_: deep(x.transpose(0, 1)).transpose(0, 1)  # (B, L, D) outside, (L, B, D) inside
+    clip.deep = deep
+    return clip
+
+
+def gaussian_noise(images, std, seed):
+    torch.manual_seed(seed)
+    return solution.AddGaussianNoise(0.0, std)(images)
