@@ -84,6 +84,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     conformance.use_workers(config)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Hand the controller's start time to each xdist worker."""
     node.workerinput["vp_started"] = node.config.stash[STARTED]
@@ -362,6 +363,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def _wants_writeup(config: pytest.Config) -> bool:
+    if config.getoption("--impl"):
+        return False  # someone else's solution is asked: nothing of the report is judged
     return bool(config.getoption("--results") or getattr(config.option, "htmlpath", None))
 
 
@@ -472,11 +475,15 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(f"FAILED {line}", red=True)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_html_report_title(report: Any) -> None:
     report.title = "vp: an executable report on visual prompting"
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_html_results_summary(prefix: list[str], session: pytest.Session) -> None:
+    if WRITEUP not in session.config.stash:
+        return
     from vp.writeup import folder_between, render
 
     started = time.perf_counter()

@@ -41,7 +41,7 @@ def rejecting(solution: dict[str, Any]) -> set[str]:
 
 
 def test_every_control_is_rejected_by_the_test_named_for_it(tmp_path: Path) -> None:
-    """Each wrong implementation fails the test named for it, and no more than a handful of others: a failure points to the mistake."""
+    """Each wrong implementation fails the test named for it, and at most a handful of others: a failure points at the mistake."""
     known = catalogue()
     assert len(known) >= LEAST_CONTROLS
     asked = conform(tmp_path / "controls.json", *(f"--impl=tests.controls:{key}" for key in known))

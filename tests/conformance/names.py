@@ -176,8 +176,8 @@ NAMES: dict[str, Name] = {
     "fit": Name(
         "2.2",
         "(model, train, validation, learning_rate, momentum, warmup_steps, epochs, batch_size)",
-        "(last, best, best_epoch): what was learnt, by parameter name, after the last and the best epoch, which counts from 1; train "
-        "and validation are (inputs, labels)",
+        "(last, best, best_epoch): what was learnt, by parameter name, after the last and the best epoch, which counts from 1; "
+        "train and validation are (inputs, labels)",
         _tuple(3, "(last, best, best_epoch)"),
     ),
     "checkpoint_name": Name("2.2", "(settings)", "a file name for the settings of a run, a dict", _text),

@@ -8,6 +8,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,7 @@ class Conformance:
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if names_of(item)]
 
+    @cache
     def solution(self, label: str) -> Any:
         """A solution to be asked, which is imported when the first test asks it, in a worker."""
         from tests.conformance.foreign import Foreign, Marks
@@ -93,7 +95,7 @@ class Conformance:
         """Names that a solution does not have are not claimed: nothing of ours stands in for them."""
         from tests.conformance.foreign import NotClaimed
 
-        if missing := pyfuncitem.funcargs["impl"].missing():
+        if missing := self.solution(pyfuncitem.callspec.params["impl"]).missing(names_of(pyfuncitem)):
             raise NotClaimed(", ".join(missing))
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)

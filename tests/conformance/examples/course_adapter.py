@@ -14,21 +14,21 @@ import torch
 from torch import nn
 
 
-def FixedPatch(size, image_size):  # noqa: N802
+def FixedPatch(size, image_size):
     return solution.FixedPatchPrompter(SimpleNamespace(prompt_size=size, image_size=image_size))
 
 
-def Padding(size, image_size):  # noqa: N802
+def Padding(size, image_size):
     return solution.PadPrompter(SimpleNamespace(prompt_size=size, image_size=image_size))
 
 
-def PromptedCLIP(model, tokenizer, class_names, prompt):  # noqa: N802
+def PromptedCLIP(model, tokenizer, class_names, prompt):
     sentences = [f"This is a photo of a {name}" for name in class_names]
     args = SimpleNamespace(prompter=prompt or nn.Identity(), prompts=sentences)
     return solution.VisualPromptCLIP(args, model, tokenizer)
 
 
-def DeepPromptedCLIP(model, tokenizer, class_names, n, block, position, readout):  # noqa: N802
+def DeepPromptedCLIP(model, tokenizer, class_names, n, block, position, readout):
     """The solution has its tokens after the class token only; with the class readout, all positions are the same."""
     if readout != "class":
         raise NotImplementedError("this solution reads the class token only")

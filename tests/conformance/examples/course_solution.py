@@ -1,4 +1,4 @@
-"""A student's solution, as the course's template asks for it: classes that take the command line's `args`, a CLIP with `forward`."""
+"""A student's solution, as the course's template asks for it: classes that take the command line's `args`, a CLIP of its own."""
 
 from __future__ import annotations
 

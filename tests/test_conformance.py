@@ -1,0 +1,313 @@
+"""Conformance mode: what foreign code does, and what becomes of it, is told in words and takes nothing down."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+
+from conftest import ROOT
+from tests.conformance import table
+from tests.conformance.agree import agree
+from tests.conformance.foreign import Complaint, Foreign, GivenUp, Marks, NotClaimed, load
+from tests.conformance.names import NAMES
+from tests.conformance.plugin import _example, _message
+from tests.conformance.subject import Ours, Subject
+from tests.strategies import sparse
+from tests.test_controls import conform
+
+LIMIT_S = 0.5
+
+
+def write(path: Path, code: str) -> str:
+    path.write_text(code, encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def solution(tmp_path: Path) -> Callable[..., Foreign]:
+    """solution(code): a file of that code, as conformance mode has it."""
+
+    def build(code: str, name: str = "solution.py") -> Foreign:
+        return Foreign(write(tmp_path / name, code), Marks(tmp_path / "marks", name), LIMIT_S)
+
+    return build
+
+
+# -- importing ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (
+            "import no_such_module",
+            r"does not import: raised ModuleNotFoundError: No module named 'no_such_module' \(solution.py, line 1\)",
+        ),
+        ("def f(:", r"does not import: raised SyntaxError: .*\(solution.py, line 1\)"),
+        ("x = 1\nraise ValueError('no data')", r"does not import: raised ValueError: no data \(solution.py, line 2\)"),
+        ("while True: pass", "does not import: it ran for more than 0.5 s"),
+        ("import sys\nsys.exit(0)", r"does not import: raised SystemExit: 0 \(solution.py, line 2\)"),
+    ],
+    ids=["missing module", "syntax", "raises", "hangs", "exits"],
+)
+def test_a_solution_that_does_not_import_says_why(solution, code: str, words: str) -> None:
+    """A solution that does not import, or not in time, gives a sentence, and is not tried a second time."""
+    foreign = solution(code)
+    with pytest.raises(GivenUp, match=words):
+        foreign.missing(("Padding",))
+    write(Path(foreign.label), "def Padding(size, image_size): ...")
+    with pytest.raises(GivenUp, match=words):
+        foreign.missing(("Padding",))
+
+
+def test_an_import_that_ended_its_process_is_not_tried_again(solution) -> None:
+    """What a worker was importing when it died is not imported by the next one."""
+    foreign = solution("")
+    foreign.marks.leave("importing", "does not import: it ended the process, or ran too long")
+    with pytest.raises(GivenUp, match="it ended the process, or ran too long"):
+        foreign.missing(("Padding",))
+
+
+def test_names_may_be_in_a_file_a_module_or_an_object_of_either(tmp_path: Path) -> None:
+    """A label is a file, a module, or either with a colon and what holds the names: a class, a namespace or a dict."""
+    path = write(tmp_path / "own.py", "from neighbour import f\nclass Best:\n    split = f\nnames = {'split': f}")
+    write(tmp_path / "neighbour.py", "def f(count, share, seed): return [], []")
+    assert load(path).f is load(f"{path}:names")["split"]
+    for holder in ("Best", "names"):
+        assert Foreign(f"{path}:{holder}", Marks(tmp_path / "m", holder), 9).missing(("split", "union")) == ["union"]
+    assert load("tests.conformance.ours:split") is load("tests.conformance.ours").split
+    with pytest.raises(Complaint, match="has no 'Worst'"):
+        load(f"{path}:Worst")
+    with pytest.raises(Complaint, match="there is no file"):
+        load(str(tmp_path / "nothing.py"))
+
+
+def test_nothing_of_ours_stands_in_for_a_missing_name(solution) -> None:
+    """A name that a solution does not have is not claimed."""
+    foreign = solution("def split(count, share, seed): ...")
+    assert foreign.missing(("split", "union")) == ["union"]
+    with pytest.raises(NotClaimed):
+        _ = foreign.union
+
+
+# -- calling -----------------------------------------------------------------------------------------------------------------
+
+IMAGES = "import torch\nfrom torch import nn\n"
+PROMPT = (
+    IMAGES
+    + "class Padding(nn.Module):\n    def __init__(self, size, image_size):\n        super().__init__()\n    def forward(self, x):\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("Padding = 3", r"Padding is 3: expected something to call as Padding\(size, image_size\)"),
+        ("def Padding(args): ...", r"Padding takes \(args\) .*: it is called as Padding\(size, image_size\); an adapter"),
+        ("def Padding(size, image_size): return 7", r"Padding\(1, 5\) gave 7: expected a torch.nn.Module"),
+        (
+            "def Padding(size, image_size): return 1 / 0",
+            r"Padding\(1, 5\) raised ZeroDivisionError: division by zero \(solution.py, line",
+        ),
+        ("def Padding(size, image_size): raise SystemExit(2)", r"Padding\(1, 5\) raised SystemExit: 2"),
+        (PROMPT + "        return x[..., 1:]", r"gave a tensor \(2, 3, 5, 4\) of float32: expected shape \(2, 3, 5, 5\)"),
+        (PROMPT + "        return x / 0", r"with NaN or infinite entries: expected finite numbers"),
+        (PROMPT + "        return x > 0", r"of bool: expected real numbers"),
+        (PROMPT + "        return x.tolist()", r"gave list .*: expected a tensor"),
+        (PROMPT + "        return x.add_(1)", r"changed a tensor \(2, 3, 5, 5\) of float32 that it was given: expected it to stay"),
+        (
+            PROMPT + "        raise RuntimeError('Found no NVIDIA driver')",
+            r"it needs CUDA: give back what works where its input is",
+        ),
+        (PROMPT + "        raise KeyError", r"Padding module\(a tensor \(2, 3, 5, 5\) of float32\) raised KeyError"),
+    ],
+    ids=[
+        "no callable",
+        "signature",
+        "kind",
+        "raises",
+        "exits",
+        "shape",
+        "nan",
+        "dtype",
+        "list",
+        "in place",
+        "cuda",
+        "raises inside",
+    ],
+)
+def test_what_a_call_does_wrong_is_said_in_words(solution, code: str, words: str) -> None:
+    """Another signature, kind, shape or type, NaN, exceptions, changed inputs, CUDA: each is a sentence for the author."""
+    with pytest.raises(Complaint, match=words):
+        solution(code).Padding(1, 5)(torch.ones(2, 3, 5, 5))
+
+
+def test_a_call_that_never_ends_is_ended_and_not_tried_again(solution) -> None:
+    """What runs longer than the limit is interrupted; the other tests of the name do not wait for it again."""
+    foreign = solution("import time\ndef split(count, share, seed):\n    while True: time.sleep(0.01)")
+    with pytest.raises(GivenUp, match=r"split\(5, 0.2, 0\) did not come to an end in 0.5 s$"):
+        foreign.split(5, 0.2, 0)
+    with pytest.raises(GivenUp, match=r"did not come to an end in 0\.5 s; not tried again"):
+        foreign.split(6, 0.2, 0)
+
+
+def test_a_right_solution_is_itself(solution) -> None:
+    """Watching changes nothing: parameters, gradients and results are those of the solution."""
+    prompt = solution(
+        IMAGES + "class Padding(nn.Linear):\n    def __init__(self, size, image_size): super().__init__(image_size, image_size)"
+    ).Padding(1, 5)
+    images = torch.ones(2, 3, 5, 5)
+    prompt(images).sum().backward()
+    assert {name for name, p in prompt.named_parameters() if p.grad is not None} == {"weight", "bias"}
+    assert prompt.train(False) is prompt._module
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda given: given[0].add_(1),
+        lambda given: given[1].fill(1),
+        lambda given: given[2].add_edge(0, 1),
+        lambda given: given[3].append(1),
+        lambda given: given[3][0].zero_(),
+    ],
+    ids=["tensor", "array", "graph", "list", "tensor in a list"],
+)
+def test_changes_to_any_input_are_seen(change: Callable[[Any], Any]) -> None:
+    """Tensors, arrays, graphs and lists that a solution was given are compared with what they were."""
+    from tests.conformance.foreign import _changed, _snapshot
+
+    given = [torch.zeros(2), np.zeros(2), nx.empty_graph(3), [torch.ones(2)]]
+    before = _snapshot(given)
+    assert not _changed(given, before)
+    change(given)
+    assert _changed(given, before)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_no_result_is_refused_for_every_name(name: str) -> None:
+    """Nothing of another kind passes for a result, whatever the name."""
+    given = tuple(torch.ones(2, 2) for _ in NAMES[name].call.split(","))
+    assert "expected" in NAMES[name].check(object(), *given)
+
+
+# -- words ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_are_compared_in_any_precision_and_kind() -> None:
+    """float32, integers, arrays and lists are all numbers; the entry that differs most is named."""
+    agree(np.array([1, 2], dtype=object), torch.tensor([1.0, 2.0]), "x")
+    agree(sparse(torch.eye(2)), [[1, 0], [0, 1]], "x")
+    agree(torch.zeros(0), [], "x")
+    with pytest.raises(AssertionError, match=r"^x at \[1, 0\]: got 3, expected 0 \(2 of 4 entries differ\)$"):
+        agree(torch.tensor([[1, 0], [3, 2]]), torch.eye(2), "x")
+    with pytest.raises(AssertionError, match=r"^x: got nan, expected 1$"):
+        agree(float("nan"), 1, "x")
+    with pytest.raises(AssertionError, match=r"^x: got shape \(2,\), expected \(1,\)$"):
+        agree([1, 1], [1], "x")
+
+
+def test_a_counterexample_is_the_smallest_one_in_words() -> None:
+    """Hypothesis's arguments become a line, without what is not an example; an assertion is its own first line."""
+    error = AssertionError("sums to 2: expected 1\nsecond line")
+    error.add_note("Failing test case: test_x(\n    impl=vp,\n    sizes=Sizes(size=1,\n        image_size=5),\n    seed=0,\n)")
+    error.add_note("Draw 1: [0, 2]")
+    assert _example(error) == "sizes=Sizes(size=1, image_size=5), seed=0, [0, 2]"
+    assert _message(error) == "sums to 2: expected 1"
+    assert _message(ValueError("no")) == "ValueError: no"
+    assert _example(AssertionError()) == ""
+
+
+def row(**changes: Any) -> table.Row:
+    return table.Row(
+        **{"solution": "a.py", "names": ("split",), "test": "t.py::test_x[a.py]", "statement": "S.", "verdict": "pass"} | changes
+    )
+
+
+def test_a_solution_holds_when_all_that_it_claims_holds() -> None:
+    """A failure, an import that fails or no name at all: the solution does not hold; names not claimed are no failure."""
+    (good,) = table.content(["a.py"], [row(), row(test="t.py::y", names=("union",), verdict="not claimed")])
+    assert good["holds"]
+    assert (good["passed"], good["failed"]) == (1, 0)
+    (bad,) = table.content(["a.py"], [row(), row(test="t.py::y", verdict="fail", words="split leaks")])
+    assert not bad["holds"]
+    broken = [row(verdict="fail", words="does not import: raised E", test=f"t.py::test_{i}") for i in range(3)]
+    (silent, empty) = table.content(["a.py", "b.py"], [*broken, row(solution="b.py", verdict="not claimed")])
+    assert silent["problem"] == "does not import: raised E"
+    assert empty["problem"].startswith("claims nothing: expected any of ")
+    assert not silent["holds"]
+    assert not empty["holds"]
+
+
+def test_the_page_escapes_what_comes_from_a_solution() -> None:
+    """A message of `<script>` shows as text."""
+    rows = [row(verdict="fail", words="<script>alert(1)</script>", solution="<b>.py")]
+    page = table.page(table.content(["<b>.py"], rows))
+    assert "<script>" not in page
+    assert "<b>" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_a_test_uses_the_names_of_its_marker_only() -> None:
+    """A test that reaches for a name it does not declare fails: it would be asked of a solution that lacks the name."""
+    impl = Subject(Ours())
+    impl.speak_of(("split",))
+    assert callable(impl.split)
+    with pytest.raises(LookupError, match=r"uses impl.union, but is marked specifies\('split',\)"):
+        _ = impl.union
+    with pytest.raises(LookupError, match=r"names.py has no such name"):
+        impl.speak_of(("spilt",))
+    assert repr(impl) == "vp"
+
+
+# -- whole sessions ------------------------------------------------------------------------------------------------------------
+
+SESSIONS = {
+    "ends_the_process": ("import os\ndef Padding(size, image_size): os._exit(3)", "ended the process it ran in"),
+    "ends_at_import": ("import os\nos._exit(3)", "does not import"),
+    "prints": (PROMPT.replace("Padding", "Padding") + "        print('hello')\n        return x", None),
+    "loops_in_c": ("def Padding(size, image_size): return sum(iter(int, 1))", "did not come to an end"),
+}
+
+
+def test_foreign_code_cannot_take_the_suite_down(tmp_path: Path) -> None:
+    """Code that ends its process, hangs or prints costs its own rows; every other solution is asked all the same."""
+    labels = {name: write(tmp_path / f"{name}.py", code) for name, (code, _) in SESSIONS.items()}
+    good = ROOT / "tests/conformance/examples/course_adapter.py"
+    statement = "tests/test_2_2_visual_prompts.py::test_a_prompt_keeps_the_shape_of_its_images"
+    options = ["-n", "1", "--time-limit=1", *(f"--impl={label}" for label in [*labels.values(), str(good)]), statement]
+    found = {Path(one["solution"]).stem: one for one in conform(tmp_path / "results.json", *options)}
+    for name, (_, words) in SESSIONS.items():
+        told = found[name]["problem"] + "".join(row["words"] for part in found[name]["sections"] for row in part["rows"])
+        assert words is None or words in told, (name, told)
+    assert found["prints"]["prints"] == ["Padding"]
+    assert found["course_adapter"]["holds"]
+    assert found["course_adapter"]["passed"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--impl=nowhere.py"], "--impl nowhere.py: there is no such file"),
+        (["--impl=os", "--time-limit=0"], "give seconds above 0"),
+    ],
+)
+def test_options_that_cannot_be_followed_are_refused(arguments: list[str], complaint: str) -> None:
+    """A file that is not there, or no time at all, is a usage error."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *arguments, "-p", "no:cacheprovider"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert complaint in done.stderr
