@@ -101,9 +101,8 @@ def test_nothing_of_ours_stands_in_for_a_missing_name(solution) -> None:
 # -- calling -----------------------------------------------------------------------------------------------------------------
 
 IMAGES = "import torch\nfrom torch import nn\n"
-PROMPT = (
-    IMAGES
-    + "class Padding(nn.Module):\n    def __init__(self, size, image_size):\n        super().__init__()\n    def forward(self, x):\n"
+PROMPT = IMAGES + (
+    "class Padding(nn.Module):\n    def __init__(self, size, image_size):\n        super().__init__()\n    def forward(self, x):\n"
 )
 
 

@@ -8,7 +8,6 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +46,7 @@ class Conformance:
         self.solutions: list[str] = list(dict.fromkeys(config.getoption("--impl")))
         self.is_worker = hasattr(config, "workerinput")
         self.rows: dict[str, table.Row] = {}
+        self._asked: dict[str, Any] = {}
         if config.getoption("--time-limit") <= 0:
             raise pytest.UsageError(f"--time-limit {config.getoption('--time-limit')}: give seconds above 0")
         if not self.is_worker:
@@ -83,12 +83,13 @@ class Conformance:
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if names_of(item)]
 
-    @cache
     def solution(self, label: str) -> Any:
         """A solution to be asked, which is imported when the first test asks it, in a worker."""
         from tests.conformance.foreign import Foreign, Marks
 
-        return Foreign(label, Marks(self.marks, label), self.config.getoption("--time-limit"))
+        if label not in self._asked:
+            self._asked[label] = Foreign(label, Marks(self.marks, label), self.config.getoption("--time-limit"))
+        return self._asked[label]
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> None:
