@@ -194,9 +194,9 @@ NAMES: dict[str, Name] = {
     "fit": Name(
         "2.2",
         "(model, train, validation, learning_rate, momentum, warmup_steps, epochs, batch_size)",
-        "(last, best, best_epoch): what was learnt, tensors by parameter name, after the last and the best epoch, the earliest of those "
-        "with the highest validation accuracy, which counts from 1; by SGD on the mean cross-entropy of each batch under the rates "
-        "of learning_rate_at; train and validation are (inputs, labels)",
+        "(last, best, best_epoch): what was learnt, tensors by parameter name, after the last epoch and the best, the earliest one "
+        "of highest validation accuracy, counted from 1; by SGD on each batch's mean cross-entropy, at the rates of "
+        "learning_rate_at; train and validation are (inputs, labels)",
         _tuple(3, "(last, best, best_epoch)"),
     ),
     "checkpoint_name": Name(
