@@ -1,9 +1,9 @@
 """The catalogue of wrong implementations: each breaks one sentence of the specification, and a named test must reject it.
 
 Those of a public name are registered by `control` and asked through conformance mode itself (tests/test_controls.py):
-`pytest --impl tests.controls:CornersCountedTwice` shows what becomes of one. tests/controls/equivalents.py has the opposite, correct
-implementations written otherwise than vp, which must pass. Wrong versions of vp's own machinery stand beside the tests that reject
-them.
+`pytest --impl tests.controls:CornersCountedTwice` shows what becomes of one. tests/controls/equivalents.py has the opposite,
+correct implementations written otherwise than vp, which must pass. Wrong versions of vp's own machinery stand beside the tests
+that reject them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-MODULES = ("prompts", "deep_prompts", "noise", "union", "evaluation", "training", "fine_tuning", "graphs")
+MODULES = ("prompts", "deep_prompts", "noise", "union", "evaluation", "training", "fine_tuning", "data", "graphs")
 
 
 @dataclass(frozen=True)
