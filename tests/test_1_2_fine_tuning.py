@@ -107,8 +107,8 @@ def test_a_new_head_starts_small(impl) -> None:
     weight, bias = (p.detach().double() for p in head_of(impl.new_head(wide, 50), 50, 2000))
     count, mean, std, largest = weight.numel(), weight.mean().item(), weight.std().item(), weight.abs().max().item()
     assert not bias.any(), f"the new head's bias starts with values up to {bias.abs().max():.3g}: expected 0"
-    assert abs(mean) < 5 * 0.01 / count**0.5, f"the new head's weights have mean {mean:.3g}: expected about 0"
     assert abs(std - 0.01) < 5 * 0.01 / (2 * count) ** 0.5, f"the new head's weights have std {std:.4g}: expected about 0.01"
+    assert abs(mean) < 5 * 0.01 / count**0.5, f"the new head's weights have mean {mean:.3g}: expected about 0"
     # normal, not uniform: among 100,000 values some are beyond four standard deviations
     assert largest > 0.04, f"the largest of {count:,} weights is {largest:.3g}, which normal values of std 0.01 go beyond"
 

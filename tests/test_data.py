@@ -683,14 +683,16 @@ def parts_of(impl, count: int, share: float, seed: int) -> tuple[list[int], list
 def assert_splits(impl, count: int, share: float, seed: int) -> None:
     """No overlap, nothing lost, and the same parts for the same seed."""
     train, validation = parts_of(impl, count, share, seed)
-    told, expected = f"of {count} images, {share:g} of them for validation,", Counter(range(count))
+    told, expected = f"{count} images, a share of {share:g} for validation:", Counter(range(count))
     both = Counter(train) & Counter(validation)
-    assert not both, f"{told} {len(both)} are in both parts, such as {min(both)}"
+    assert not both, f"{told} {len(both)} of them in both parts, such as image {min(both)}"
     lost, beyond = expected - Counter(train + validation), Counter(train + validation) - expected
-    assert not lost, f"{told} {len(lost)} are in neither part, such as {min(lost)}"
+    assert not lost, f"{told} {len(lost)} of them in neither part, such as image {min(lost)}"
     assert not beyond, f"{told} the parts have indices that are not 0 to {count - 1} once each, such as {min(beyond)}"
     held_out = round(share * count)
-    assert len(validation) == held_out, f"{told} {len(validation)} are: expected {held_out}, the nearest to {share * count:g}"
+    assert len(validation) == held_out, (
+        f"{told} {len(validation)} are held out, expected {held_out}, the nearest to {share * count:g}"
+    )
     again = parts_of(impl, count, share, seed)
     assert again == (train, validation), f"{told} another call with seed {seed} chose other parts"
 
@@ -715,14 +717,17 @@ def test_different_seeds_give_different_splits(impl) -> None:
     chosen = [frozenset(parts_of(impl, 1000, 0.2, seed)[1]) for seed in range(5)]
     for one, other in combinations(range(5), 2):
         shared = len(chosen[one] & chosen[other])  # 40 expected, standard deviation 5
-        assert 20 <= shared <= 60, f"of 200 validation images, seeds {one} and {other} share {shared}: expected about 40"
+        assert 20 <= shared <= 60, (
+            f"of {len(chosen[one])} validation images, seeds {one} and {other} share {shared}: expected about 40"
+        )
 
 
 @pytest.mark.specifies("split")
 def test_fifty_thousand_images_split_into_forty_and_ten(impl) -> None:
     """CIFAR's 50,000 training images become 40,000 to train on and 10,000 to validate on."""
-    assert tuple(map(len, parts_of(impl, 50_000, 0.2, 0))) == (40_000, 10_000), "50,000 images did not become 40,000 and 10,000"
     assert_splits(impl, 50_000, 0.2, 0)
+    train, validation = map(len, parts_of(impl, 50_000, 0.2, 0))
+    assert (train, validation) == (40_000, 10_000), f"50,000 images became {train:,} and {validation:,}: expected 40,000 and 10,000"
 
 
 def assert_keeps_labels(split: Callable[[ImageSet, int], tuple[ImageSet, ImageSet]]) -> None:
