@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import math
 import pickle
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -673,42 +675,77 @@ def test_wrong_fingerprints_are_rejected(wrong: Fingerprint) -> None:
         assert_fingerprint_shows_all_that_matters(wrong)
 
 
-Split = Callable[[ImageSet, int], tuple[ImageSet, ImageSet]]
+def parts_of(impl, count: int, share: float, seed: int) -> tuple[list[int], list[int]]:
+    train, validation = impl.split(count, share, seed)
+    return [int(i) for i in train], [int(i) for i in validation]
 
 
-def assert_splits(split: Split, count: int, seed: int) -> None:
-    """No overlap, nothing lost, labels kept, and the same parts for the same seed."""
-    train, validation = split(numbered(count), seed)
-    both = torch.cat([numbers(train), numbers(validation)])
-    assert torch.equal(both.sort().values, torch.arange(count))
-    assert torch.equal(torch.cat([train.labels, validation.labels]), both % 7)
-    assert (train.split, validation.split, len(validation)) == ("train", "validation", round(0.2 * count))
-    again = split(numbered(count), seed)
-    assert [part.fingerprint for part in again] == [train.fingerprint, validation.fingerprint]
+def assert_splits(impl, count: int, share: float, seed: int) -> None:
+    """No overlap, nothing lost, and the same parts for the same seed."""
+    train, validation = parts_of(impl, count, share, seed)
+    told, expected = f"{count} images, a share of {share:g} for validation:", Counter(range(count))
+    both = Counter(train) & Counter(validation)
+    assert not both, f"{told} {len(both)} of them in both parts, such as image {min(both)}"
+    lost, beyond = expected - Counter(train + validation), Counter(train + validation) - expected
+    assert not lost, f"{told} {len(lost)} of them in neither part, such as image {min(lost)}"
+    assert not beyond, f"{told} the parts have indices that are not 0 to {count - 1} once each, such as {min(beyond)}"
+    held_out = round(share * count)
+    assert len(validation) == held_out, (
+        f"{told} {len(validation)} are held out, expected {held_out}, the nearest to {share * count:g}"
+    )
+    again = parts_of(impl, count, share, seed)
+    assert again == (train, validation), f"{told} another call with seed {seed} chose other parts"
 
 
-def assert_seeds_differ(split: Split) -> None:
-    chosen = [frozenset(numbers(split(numbered(1000), seed)[1]).tolist()) for seed in range(5)]
-    assert len(set(chosen)) == 5
-    assert all(20 <= len(a & b) <= 60 for a in chosen for b in chosen if a != b)  # 40 expected, standard deviation 5
-
-
+@pytest.mark.specifies("split")
 @given(count=st.integers(3, 300), seed=seeds)
-def test_a_split_overlaps_nowhere_loses_nothing_and_follows_its_seed(count: int, seed: int) -> None:
-    """Every image is in training or validation, none in both, with its own label, and the seed decides which."""
-    assert_splits(train_validation_split, count, seed)
+def test_a_split_overlaps_nowhere_loses_nothing_and_follows_its_seed(impl, count: int, seed: int) -> None:
+    """Every image is in training or validation, none in both, and the seed decides which."""
+    assert_splits(impl, count, 0.2, seed)
 
 
-def test_different_seeds_give_different_splits() -> None:
+@pytest.mark.specifies("split")
+def test_the_share_is_the_one_asked_for(impl) -> None:
+    """Any share can be held out."""
+    for share in (0.1, 0.25, 0.4):
+        assert_splits(impl, 103, share, 0)
+
+
+@pytest.mark.specifies("split")
+def test_different_seeds_give_different_splits(impl) -> None:
     """The validation images of two seeds have no more in common than chance gives them."""
-    assert_seeds_differ(train_validation_split)
+    chosen = [frozenset(parts_of(impl, 1000, 0.2, seed)[1]) for seed in range(5)]
+    for one, other in combinations(range(5), 2):
+        shared = len(chosen[one] & chosen[other])  # 40 expected, standard deviation 5
+        assert 20 <= shared <= 60, (
+            f"of {len(chosen[one])} validation images, seeds {one} and {other} share {shared}: expected about 40"
+        )
 
 
-def test_fifty_thousand_images_split_into_forty_and_ten() -> None:
+@pytest.mark.specifies("split")
+def test_fifty_thousand_images_split_into_forty_and_ten(impl) -> None:
     """CIFAR's 50,000 training images become 40,000 to train on and 10,000 to validate on."""
-    train, validation = train_validation_split(numbered(50_000), seed=0)
-    assert (len(train), len(validation)) == (40_000, 10_000)
-    assert_splits(train_validation_split, 50_000, seed=0)
+    assert_splits(impl, 50_000, 0.2, 0)
+    train, validation = map(len, parts_of(impl, 50_000, 0.2, 0))
+    assert (train, validation) == (40_000, 10_000), f"50,000 images became {train:,} and {validation:,}: expected 40,000 and 10,000"
+
+
+def assert_keeps_labels(split: Callable[[ImageSet, int], tuple[ImageSet, ImageSet]]) -> None:
+    parts = split(numbered(300), 0)
+    for part in parts:
+        assert torch.equal(part.labels, numbers(part) % 7)
+    assert [(part.split, len(part)) for part in parts] == [("train", 240), ("validation", 60)]
+
+
+def test_the_parts_of_a_split_keep_their_labels() -> None:
+    """Every image of either part has its own label."""
+    assert_keeps_labels(train_validation_split)
+
+
+def test_a_split_that_swaps_labels_is_rejected() -> None:
+    """Parts whose pixels were shuffled without their labels fail the property."""
+    with pytest.raises(AssertionError):
+        assert_keeps_labels(controls.split_that_swaps_labels)
 
 
 @pytest.mark.parametrize(("count", "share"), [(10, 0.0), (10, 1.0), (2, 0.2), (0, 0.2)])
@@ -716,24 +753,6 @@ def test_a_split_with_an_empty_part_is_refused(count: int, share: float) -> None
     """A share that leaves no image to train or to validate on is an error."""
     with pytest.raises(ValueError, match="leaves a part empty"):
         train_validation_split(numbered(count), 0, share)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [controls.leaking_split, controls.losing_split, controls.split_that_swaps_labels, controls.unseeded_split],
-    ids=lambda wrong: wrong.__name__,
-)
-def test_wrong_splits_are_rejected(wrong: Split) -> None:
-    """A split that leaks, loses or relabels an image, or that another call changes, fails the property."""
-    with pytest.raises(AssertionError):
-        assert_splits(wrong, 300, 0)
-
-
-def test_a_split_that_ignores_its_seed_is_rejected() -> None:
-    """Always the same validation images cannot pass as chosen by the seed."""
-    assert_splits(controls.split_without_shuffling, 300, 0)
-    with pytest.raises(AssertionError):
-        assert_seeds_differ(controls.split_without_shuffling)
 
 
 # -- CIFAR -----------------------------------------------------------------------------------------------------------------

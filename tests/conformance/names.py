@@ -121,7 +121,7 @@ NAMES: dict[str, Name] = {
     "new_head": Name(
         "1.2",
         "(network, classes)",
-        "`network` with a new last linear layer for that many classes, which alone trains",
+        "`network`, whose last linear layer is its `fc`, with a new one for that many classes, which alone requires a gradient",
         _module,
         lambda found, images: _numbers(len(images), None)(found),
     ),
@@ -160,27 +160,51 @@ NAMES: dict[str, Name] = {
         lambda found, images: _numbers(len(images), None)(found),
     ),
     # 2.4
-    "gaussian_noise": Name("2.4", "(images, std, seed)", "images with noise, the same for the same seed", _like(0)),
+    "gaussian_noise": Name(
+        "2.4",
+        "(images, std, seed)",
+        "normalised images with noise of every pixel and channel by itself, the same for the same seed; nothing is clamped",
+        _like(0),
+    ),
     # 2.5 and what all sections share
     "union": Name(
         "2.5",
         "(first, second)",
-        "one image set (pixels, labels, class_names) of two",
+        "one image set (pixels, labels, class_names) of two, the first set's images and names before the second's",
         _tuple(3, "pixels, labels and class names"),
     ),
     "split": Name(
-        "2.2", "(count, validation_share, seed)", "indices of training and of validation images", _tuple(2, "two lists of indices")
+        "2.2",
+        "(count, validation_share, seed)",
+        "indices of training and of validation images, drawn by the seed; the share is rounded to the nearest whole image",
+        _tuple(2, "two lists of indices"),
     ),
-    "accuracy": Name("2.1", "(model, batches)", "the share of right answers; batches is a list of (images, labels)", _number),
-    "learning_rate_at": Name("2.2", "(step, total_steps, learning_rate, warmup_steps)", "the rate of a 0-based step", _number),
+    "accuracy": Name(
+        "2.1",
+        "(model, batches)",
+        "the share of right answers in evaluation mode, the model left as it was; batches is a list of (images, labels)",
+        _number,
+    ),
+    "learning_rate_at": Name(
+        "2.2",
+        "(step, total_steps, learning_rate, warmup_steps)",
+        "the rate of a 0-based step: linear warm-up to the full rate, then half a cosine to 0",
+        _number,
+    ),
     "fit": Name(
         "2.2",
         "(model, train, validation, learning_rate, momentum, warmup_steps, epochs, batch_size)",
-        "(last, best, best_epoch): what was learnt, by parameter name, after the last and the best epoch, which counts from 1; "
-        "train and validation are (inputs, labels)",
+        "(last, best, best_epoch): what was learnt, tensors by parameter name, after the last epoch and the best, the earliest one "
+        "of highest validation accuracy, counted from 1; by SGD on each batch's mean cross-entropy, at the rates of "
+        "learning_rate_at; train and validation are (inputs, labels)",
         _tuple(3, "(last, best, best_epoch)"),
     ),
-    "checkpoint_name": Name("2.2", "(settings)", "a file name for the settings of a run, a dict", _text),
+    "checkpoint_name": Name(
+        "2.2",
+        "(settings)",
+        "a file name for the settings of a run: a dict of dataset, method, prompt_size, seed and learning_rate",
+        _text,
+    ),
     "wilson_interval": Name("2.1", "(correct, total)", "the 95% interval of a share, (low, high)", _tuple(2, "(low, high)")),
     "paired_p_value": Name("1.2", "(first, second)", "exact McNemar p of two classifiers' correctness (N,), two-sided", _number),
     # 3

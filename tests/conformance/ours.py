@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from open_clip import CLIP, SimpleTokenizer
@@ -12,6 +13,7 @@ from torch.nn.functional import normalize
 from vp.data import GaussianNoise, ImageSet, Preprocess, split_indices
 from vp.data import union as union_of_sets
 from vp.evaluation import paired_test, per_image_correctness, wilson_interval
+from vp.experiments import Run, VisualPrompt
 from vp.graphs import (
     adjacency_matrix,
     attention_matrix,
@@ -27,9 +29,11 @@ from vp.graphs import (
     sum_aggregate,
 )
 from vp.models import FineTunedNetwork, FrozenCLIP, PretrainedNetwork, cosine_logits, fill_template
+from vp.performing import run_key
 from vp.prompts import DeepPrompt, FixedPatch, Padding, RandomPatch
 from vp.prompts import DeepPromptedCLIP as DeepPromptedClassifier
 from vp.prompts import PromptedCLIP as PromptedClassifier
+from vp.store import result_path
 from vp.training import Recipe
 from vp.training import fit as fit_batches
 from vp.training import learning_rate_at as rate_of_recipe
@@ -146,5 +150,8 @@ def paired_p_value(first: Tensor, second: Tensor) -> float:
     return paired_test(first, second).p_value
 
 
-def checkpoint_name(settings: dict) -> str:
-    raise NotImplementedError
+def checkpoint_name(settings: Mapping[str, Any]) -> str:
+    recipe = Recipe(learning_rate=settings["learning_rate"])
+    prompt = VisualPrompt(settings["method"], settings["prompt_size"])
+    run = Run(settings["method"], "table_2", "mini", settings["dataset"], "test", "mini-clip", prompt, recipe)
+    return result_path(run, run_key(run, settings["seed"], "cpu")).name

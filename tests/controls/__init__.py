@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-MODULES = ("prompts", "deep_prompts", "noise", "union", "evaluation", "training", "fine_tuning", "graphs")
+MODULES = ("prompts", "deep_prompts", "noise", "union", "evaluation", "training", "fine_tuning", "data", "graphs")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from tests.controls import control
 from vp.data import ImageSet, Preprocess, load_cifar, resize, split_indices, world
 from vp.data.preprocess import _weights
 from vp.data.world import CAPTIONS, COLOUR_NAMES, DOWNSTREAM_PX, Family, Scenes, draw, sample_scenes, training_scenes
@@ -204,34 +205,68 @@ def train_validation_split(images: ImageSet, seed: int, validation_share: float 
     return images.take(train, "train"), images.take(validation, "validation")
 
 
-def leaking_split(images: ImageSet, seed: int) -> Parts:
-    """Both parts have the right size, but one validation image is among the training images."""
-    count = len(images) // 5
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    return images.take(order[count - 1 : -1], "train"), images.take(order[:count], "validation")
-
-
-def losing_split(images: ImageSet, seed: int) -> Parts:
-    """The last training image is in neither part."""
-    train, validation = train_validation_split(images, seed)
-    return train.take(torch.arange(len(train) - 1)), validation
-
-
 def split_that_swaps_labels(images: ImageSet, seed: int) -> Parts:
     """Shuffles the pixels, not the labels."""
     train, validation = train_validation_split(images, seed)
     return replace(train, labels=train.labels.roll(1)), validation
 
 
-def unseeded_split(images: ImageSet, seed: int) -> Parts:
+Indices = tuple[Tensor, Tensor]
+SPLITS = "test_a_split_overlaps_nowhere_loses_nothing_and_follows_its_seed"
+
+
+@control("split", SPLITS)
+def leaking_split(count: int, validation_share: float, seed: int) -> Indices:
+    """Both parts have the right size, but one validation image is among the training images."""
+    train, validation = split_indices(count, seed, validation_share)
+    return torch.cat([validation[-1:], train[:-1]]), validation
+
+
+@control("split", SPLITS)
+def trains_on_all_images(count: int, validation_share: float, seed: int) -> Indices:
+    """Holds validation images out, but trains on them, too."""
+    return torch.arange(count), split_indices(count, seed, validation_share)[1]
+
+
+@control("split", SPLITS)
+def losing_split(count: int, validation_share: float, seed: int) -> Indices:
+    """The last training image is in neither part."""
+    train, validation = split_indices(count, seed, validation_share)
+    return train[:-1], validation
+
+
+@control("split", SPLITS)
+def unseeded_split(count: int, validation_share: float, seed: int) -> Indices:
     """Another split at every call."""
-    return train_validation_split(images, random.SystemRandom().randrange(2**31))
+    return split_indices(count, random.SystemRandom().randrange(2**31), validation_share)
 
 
-def split_without_shuffling(images: ImageSet, seed: int) -> Parts:
-    """The first fifth validates, whatever the seed."""
-    count = len(images) // 5
-    return images.take(torch.arange(count, len(images)), "train"), images.take(torch.arange(count), "validation")
+@control("split", "test_different_seeds_give_different_splits")
+def split_without_shuffling(count: int, validation_share: float, seed: int) -> Indices:
+    """The first images validate, whatever the seed."""
+    indices, held_out = torch.arange(count), round(count * validation_share)
+    return indices[held_out:], indices[:held_out]
+
+
+@control("split", SPLITS)
+def split_rounded_down(count: int, validation_share: float, seed: int) -> Indices:
+    """Rounds the share down: of 9 images a fifth is 1, not 2."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    held_out = int(count * validation_share)
+    return order[held_out:], order[:held_out]
+
+
+@control("split", SPLITS)
+def parts_exchanged(count: int, validation_share: float, seed: int) -> Indices:
+    """Gives the validation images first: a fifth trains, the rest validates."""
+    train, validation = split_indices(count, seed, validation_share)
+    return validation, train
+
+
+@control("split", "test_the_share_is_the_one_asked_for")
+def always_a_fifth(count: int, validation_share: float, seed: int) -> Indices:
+    """Holds out a fifth, whatever the share."""
+    return split_indices(count, seed)
 
 
 # -- readers: test_every_kind_of_picture_is_read, test_cifar_is_read_as_published -------------------------------------------

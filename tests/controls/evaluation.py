@@ -1,72 +1,122 @@
-"""Wrong accuracies, tests and verdicts. Each breaks one sentence and must be rejected by the test named."""
+"""Wrong accuracies, tests and verdicts. Each breaks one sentence; those of no public name say which test must reject them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
-import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from vp.evaluation import Batches, PairedTest, paired_test, per_image_correctness
+from tests.conformance import ours
+from tests.controls import control
+from vp.evaluation import PairedTest, paired_test, wilson_interval
 from vp.expectations import Verdict
 
-
-def average_of_batch_accuracies(model: nn.Module, batches: Batches, batch_size: int) -> float:
-    """Gives the images of a small last batch more weight than the others: test_accuracy_is_k_of_n."""
-    correct = per_image_correctness(model, batches, batch_size).double()
-    return fmean(part.mean().item() for part in correct.split(batch_size))
+List = Sequence[tuple[Tensor, Tensor]]  # batches
 
 
-def accuracy_of_full_batches(model: nn.Module, batches: Batches, batch_size: int) -> float:
-    """Leaves out the smaller last batch: test_accuracy_is_k_of_n."""
-    full = len(batches) // batch_size * batch_size
-    return per_image_correctness(model, batches, batch_size)[:full].double().mean().item()
+@control("accuracy", "test_accuracy_is_k_of_n")
+def average_of_batch_accuracies(model: nn.Module, batches: List) -> float:
+    """Averages over batches: the images of a small last batch weigh more than the others."""
+    return fmean(ours.accuracy(model, [batch]) for batch in batches)
 
 
-def forgets_the_mode(model: nn.Module, batches: Batches) -> Tensor:
-    """Leaves the model in evaluation mode: test_evaluation_leaves_no_trace."""
+@control("accuracy", "test_accuracy_is_k_of_n")
+def accuracy_of_full_batches(model: nn.Module, batches: List) -> float:
+    """Divides by full batches: a smaller last batch is taken for one of the size of the others."""
+    right = sum(ours.accuracy(model, [batch]) * len(batch[1]) for batch in batches)
+    return right / (len(batches) * len(batches[0][1]))
+
+
+@control("accuracy", "test_accuracy_is_k_of_n")
+def accuracy_without_the_last_batch(model: nn.Module, batches: List) -> float:
+    """Leaves out a smaller last batch."""
+    full = [batch for batch in batches if len(batch[1]) == len(batches[0][1])]
+    return ours.accuracy(model, full)
+
+
+@control("accuracy", "test_accuracy_is_k_of_n")
+def accuracy_in_per_cent(model: nn.Module, batches: List) -> float:
+    """Per cent for a share."""
+    return 100 * ours.accuracy(model, batches)
+
+
+@control("accuracy", "test_evaluation_leaves_no_trace")
+def forgets_the_mode(model: nn.Module, batches: List) -> float:
+    """Leaves the model in evaluation mode."""
     model.eval()
-    return per_image_correctness(model, batches)
+    return ours.accuracy(model, batches)
 
 
-def wakes_frozen_modules(model: nn.Module, batches: Batches) -> Tensor:
-    """Puts every module into the mode of the outermost one: test_evaluation_leaves_no_trace."""
-    correct = per_image_correctness(model, batches)
+@control("accuracy", "test_evaluation_leaves_no_trace")
+def wakes_frozen_modules(model: nn.Module, batches: List) -> float:
+    """Puts every module into the mode of the outermost one."""
+    found = ours.accuracy(model, batches)
     model.train(model.training)
-    return correct
+    return found
 
 
-def predicts_in_training_mode(model: nn.Module, batches: Batches) -> Tensor:
-    """Drops features and moves running statistics while it measures: test_evaluation_leaves_no_trace."""
-    inputs, labels = batches[torch.arange(len(batches))]
-    return model(inputs).argmax(1) == labels
+@control("accuracy", "test_accuracy_is_that_of_evaluation_mode")
+def accuracy_in_training_mode(model: nn.Module, batches: List) -> float:
+    """Drops features and moves running statistics while it measures."""
+    right = sum(int((model(inputs).argmax(1) == labels).sum()) for inputs, labels in batches)
+    return right / sum(len(labels) for _, labels in batches)
 
 
+@control("wilson_interval", "test_intervals_are_those_published")
 def wald_interval(correct: int, total: int) -> tuple[float, float]:
-    """The textbook's p +- 1.96 standard errors: test_intervals_are_those_published."""
+    """The textbook's p +- 1.96 standard errors."""
     share = correct / total
     half = 1.96 * (share * (1 - share) / total) ** 0.5
     return share - half, share + half
 
 
+@control("wilson_interval", "test_intervals_are_those_published")
+def wilson_interval_of_99_percent(correct: int, total: int) -> tuple[float, float]:
+    """Wilson's, at another level."""
+    return wilson_interval(correct, total, 0.99)
+
+
+@control("wilson_interval", "test_intervals_are_those_published")
+def wilson_interval_around_the_share(correct: int, total: int) -> tuple[float, float]:
+    """Wilson's width, but centred on k / N."""
+    low, high = wilson_interval(correct, total)
+    share, half = correct / total, (high - low) / 2
+    return max(share - half, 0.0), min(share + half, 1.0)
+
+
+@control("paired_p_value", "test_the_paired_test_is_mcnemars")
+def unpaired(first: Tensor, second: Tensor) -> float:
+    """Compares two proportions as if they were of different images."""
+    table = [[int(some.sum()), int((~some).sum())] for some in (first, second)]
+    return float(stats.fisher_exact(table).pvalue)
+
+
+@control("paired_p_value", "test_the_p_value_is_two_sided")
+def one_sided(first: Tensor, second: Tensor) -> float:
+    """Knows beforehand which is better."""
+    better, worse = int((first & ~second).sum()), int((second & ~first).sum())
+    return float(stats.binomtest(better, better + worse, alternative="greater").pvalue) if better + worse else 1.0
+
+
+@control("paired_p_value", "test_the_paired_test_is_mcnemars")
+def mcnemar_by_chi_square(first: Tensor, second: Tensor) -> float:
+    """McNemar's approximation by chi-square in place of the exact sum."""
+    better, worse = int((first & ~second).sum()), int((second & ~first).sum())
+    return float(stats.chi2.sf((better - worse) ** 2 / (better + worse), 1)) if better + worse else 1.0
+
+
+@control("paired_p_value", "test_only_images_that_differ_count")
+def doubled_beyond_one(first: Tensor, second: Tensor) -> float:
+    """Doubles a tail of more than a half."""
+    better, worse = int((first & ~second).sum()), int((second & ~first).sum())
+    return float(2 * stats.binom.cdf(min(better, worse), better + worse, 0.5))
+
+
 def seeds_as_images(first: Tensor, second: Tensor) -> PairedTest:
     """Counts each image once a seed: test_seeds_are_not_images."""
     return paired_test(first.flatten(), second.flatten())
-
-
-def unpaired(first: Tensor, second: Tensor) -> PairedTest:
-    """Compares two proportions as if they were of different images: test_the_paired_test_is_mcnemars."""
-    table = [[int(some.sum()), int((~some).sum())] for some in (first, second)]
-    return PairedTest(0, 0, 0.0, float(stats.fisher_exact(table).pvalue))
-
-
-def one_sided(first: Tensor, second: Tensor) -> PairedTest:
-    """Knows beforehand which is better: test_the_paired_test_is_mcnemars, test_the_paired_test_is_symmetric."""
-    test = paired_test(first, second)
-    p_value = float(stats.binomtest(test.first_better, test.first_better + test.second_better, alternative="greater").pvalue)
-    return PairedTest(test.first_better, test.second_better, test.mean_difference, p_value)
 
 
 def half_width_of_the_mean(values: Sequence[float]) -> float:

@@ -1,4 +1,4 @@
-"""Wrong ways of fine-tuning. Each breaks one sentence and must be rejected by the test named."""
+"""Wrong ways of fine-tuning. Each breaks one sentence; those of no public name say which test must reject them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from tests.conformance import ours
+from tests.controls import control
 from vp.evaluation import Batches, FeatureBatches, FlippedAtRandom, ImageBatches
 from vp.models import FineTunedFromFeatures, FineTunedNetwork, PretrainedNetwork
 from vp.training import Fit, Recipe, fit, trained_parameters
@@ -16,29 +18,86 @@ from vp.training import Fit, Recipe, fit, trained_parameters
 Build = Callable[[PretrainedNetwork, int], FineTunedNetwork]
 
 
-# -- networks: the new head, and what stays ----------------------------------------------------------------------------------
+# -- the new head ------------------------------------------------------------------------------------------------------------
+
+SMALL = "test_a_new_head_starts_small"
+ALONE = "test_only_the_head_trains"
 
 
-def bias_as_torch_draws_it(pretrained: PretrainedNetwork, classes: int) -> FineTunedNetwork:
-    """Leaves the bias at its random initial values: test_a_new_head_starts_small."""
-    model = FineTunedNetwork(pretrained, classes)
+@control("new_head", SMALL)
+def bias_as_torch_draws_it(network: nn.Module, classes: int) -> nn.Module:
+    """Leaves the bias at its random initial values."""
+    model = ours.new_head(network, classes)
     model.head.bias = nn.Linear(model.head.in_features, classes).bias
     return model
 
 
-def weight_of_variance_for_std(pretrained: PretrainedNetwork, classes: int) -> FineTunedNetwork:
-    """Takes 0.01 for the variance: a standard deviation of 0.1: test_a_new_head_starts_small."""
-    model = FineTunedNetwork(pretrained, classes)
+@control("new_head", SMALL)
+def weight_of_variance_for_std(network: nn.Module, classes: int) -> nn.Module:
+    """Takes 0.01 for the variance: a standard deviation of 0.1."""
+    model = ours.new_head(network, classes)
     nn.init.normal_(model.head.weight, 0, 0.01**0.5)
     return model
 
 
-def weight_as_torch_draws_it(pretrained: PretrainedNetwork, classes: int) -> FineTunedNetwork:
-    """Uniform initial values: test_a_new_head_starts_small."""
-    model = FineTunedNetwork(pretrained, classes)
+@control("new_head", SMALL)
+def weight_of_std_1(network: nn.Module, classes: int) -> nn.Module:
+    """Standard normal initial values."""
+    model = ours.new_head(network, classes)
+    nn.init.normal_(model.head.weight)
+    return model
+
+
+@control("new_head", SMALL)
+def weight_as_torch_draws_it(network: nn.Module, classes: int) -> nn.Module:
+    """Uniform initial values."""
+    model = ours.new_head(network, classes)
     model.head.reset_parameters()
     nn.init.zeros_(model.head.bias)
     return model
+
+
+@control("new_head", SMALL)
+def uniform_weight_of_the_right_std(network: nn.Module, classes: int) -> nn.Module:
+    """Uniform initial values, of standard deviation 0.01."""
+    model = ours.new_head(network, classes)
+    nn.init.uniform_(model.head.weight, -(3**0.5) / 100, 3**0.5 / 100)
+    return model
+
+
+@control("new_head", ALONE)
+def backbone_trains(network: nn.Module, classes: int) -> nn.Module:
+    """Forgets to freeze the rest."""
+    return ours.new_head(network, classes).requires_grad_(True)
+
+
+@control("new_head", ALONE)
+def head_is_frozen_too(network: nn.Module, classes: int) -> nn.Module:
+    """Freezes after it has made the head, and trains the first layer instead."""
+    model = ours.new_head(network, classes).requires_grad_(False)
+    next(model.parameters()).requires_grad_(True)
+    return model
+
+
+@control("new_head", ALONE)
+def head_without_a_bias(network: nn.Module, classes: int) -> nn.Module:
+    """The new head's bias stays at 0: it does not train."""
+    model = ours.new_head(network, classes)
+    model.head.bias.requires_grad_(False)
+    return model
+
+
+@control("new_head", "test_a_new_head_stands_on_the_given_networks_features")
+def backbone_starts_anew(network: nn.Module, classes: int) -> nn.Module:
+    """Builds the network again, without its pre-trained weights."""
+    model = ours.new_head(network, classes)
+    for module in model.network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.reset_parameters()
+    return model
+
+
+# -- networks: what stays ----------------------------------------------------------------------------------------------------
 
 
 def head_in_the_given_network(pretrained: PretrainedNetwork, classes: int) -> FineTunedNetwork:
@@ -54,19 +113,6 @@ def network_of_the_given_tensors(pretrained: PretrainedNetwork, classes: int) ->
     for name, module in pretrained.network.named_modules():
         if isinstance(module, nn.BatchNorm2d):
             model.network.set_submodule(name, module)
-    return model
-
-
-def backbone_trains(pretrained: PretrainedNetwork, classes: int) -> FineTunedNetwork:
-    """Forgets to freeze the rest: test_only_the_head_trains."""
-    model = FineTunedNetwork(pretrained, classes)
-    return model.requires_grad_(True)
-
-
-def head_is_frozen_too(pretrained: PretrainedNetwork, classes: int) -> FineTunedNetwork:
-    """Freezes after it has made the head, and trains the first layer instead: test_only_the_head_trains."""
-    model = FineTunedNetwork(pretrained, classes).requires_grad_(False)
-    next(model.parameters()).requires_grad_(True)
     return model
 
 

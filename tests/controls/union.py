@@ -1,25 +1,40 @@
-"""Wrong unions of two image sets, rejected by test_the_union_keeps_every_image_with_its_own_class_name."""
+"""Wrong unions of two image sets."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
-from vp.data import ImageSet, union
+from tests.conformance.ours import Images
+from tests.controls import control
+
+REJECTED_BY = "test_the_union_keeps_every_image_with_its_own_class_name"
 
 
-def unshifted_labels(first: ImageSet, second: ImageSet) -> ImageSet:
+@control("union", REJECTED_BY)
+def unshifted_labels(first: Images, second: Images) -> Images:
     """Labels of the second set start from 0 again."""
-    return replace(union(first, second), labels=torch.cat([first.labels, second.labels]))
+    return torch.cat([first[0], second[0]]), torch.cat([first[1], second[1]]), [*first[2], *second[2]]
 
 
-def names_exchanged(first: ImageSet, second: ImageSet) -> ImageSet:
+@control("union", REJECTED_BY)
+def labels_shifted_by_images(first: Images, second: Images) -> Images:
+    """Labels of the second set are shifted by the number of the first set's images, not classes."""
+    return torch.cat([first[0], second[0]]), torch.cat([first[1], second[1] + len(first[1])]), [*first[2], *second[2]]
+
+
+@control("union", REJECTED_BY)
+def labels_shifted_by_the_largest(first: Images, second: Images) -> Images:
+    """Labels of the second set are shifted by the first set's largest label: its last class and the next one are mixed up."""
+    return torch.cat([first[0], second[0]]), torch.cat([first[1], second[1] + first[1].max()]), [*first[2], *second[2]]
+
+
+@control("union", REJECTED_BY)
+def names_exchanged(first: Images, second: Images) -> Images:
     """Class names of the second set come first."""
-    return replace(union(first, second), class_names=second.class_names + first.class_names)
+    return torch.cat([first[0], second[0]]), torch.cat([first[1], second[1] + len(first[2])]), [*second[2], *first[2]]
 
 
-def second_set_alone(first: ImageSet, second: ImageSet) -> ImageSet:
+@control("union", REJECTED_BY)
+def second_set_alone(first: Images, second: Images) -> Images:
     """The first set's images are lost."""
-    both = union(first, second)
-    return both.take(torch.arange(len(first), len(both)))
+    return second[0], second[1] + len(first[2]), [*first[2], *second[2]]
