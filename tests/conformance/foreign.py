@@ -111,6 +111,10 @@ class Foreign:
         holder = self._imported()
         return [name for name in names if _get(holder, name) is None]
 
+    def known_to_miss(self, names: tuple[str, ...]) -> list[str]:
+        """The same of a solution that has been imported here already; none of any other."""
+        return [] if self._holder is None else [name for name in names if _get(self._holder, name) is None]
+
     def __getattr__(self, name: str) -> Watched:
         if name not in NAMES:
             raise AttributeError(name)
@@ -247,6 +251,8 @@ def _snapshot(value: Any) -> Any:
         return value.copy()
     if isinstance(value, nx.Graph):
         return list(value.nodes(data=True)), list(value.edges(data=True))
+    if isinstance(value, dict):
+        return dict(value)
     return [_snapshot(one) for one in value] if isinstance(value, list | tuple) else None
 
 
@@ -257,6 +263,8 @@ def _changed(value: Any, before: Any) -> bool:
         return not np.array_equal(value, before)
     if isinstance(value, nx.Graph):
         return (list(value.nodes(data=True)), list(value.edges(data=True))) != before
+    if isinstance(value, dict):
+        return value != before
     if isinstance(value, list | tuple):
         return len(value) != len(before) or any(_changed(one, kept) for one, kept in zip(value, before, strict=True))
     return False

@@ -18,6 +18,7 @@ from tests.conformance import table
 
 ROW = "vp_row"
 WORKERS = 2
+UNSHRUNK = "unshrunk"  # --hypothesis-profile: counterexamples as they are found, which is quicker
 MAX_WORDS = 600  # of a counterexample
 
 
@@ -68,7 +69,12 @@ class Conformance:
             phases=[phase for phase in hypothesis.Phase if phase is not hypothesis.Phase.explain],
             suppress_health_check=[hypothesis.HealthCheck.too_slow],
         )
-        hypothesis.settings.load_profile("conformance")
+        hypothesis.settings.register_profile(
+            UNSHRUNK,
+            parent=hypothesis.settings.get_profile("conformance"),
+            phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+        )
+        hypothesis.settings.load_profile(UNSHRUNK if config.getoption("--hypothesis-profile") == UNSHRUNK else "conformance")
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -92,6 +98,36 @@ class Conformance:
         return self._asked[label]
 
     @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
+        """What a solution that is imported does not claim costs a report, and no fixture."""
+        row = self._row(item)
+        if not (missing := self.solution(row["solution"]).known_to_miss(row["names"])):
+            return None
+        row["verdict"] = table.NOT_CLAIMED
+        reason = (str(item.path), 0, f"not claimed: {', '.join(missing)}")
+        report = pytest.TestReport(item.nodeid, item.location, {}, "skipped", reason, "setup")
+        setattr(report, ROW, row)
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        item.ihook.pytest_runtest_logreport(report=report)
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        return True
+
+    def _row(self, item: pytest.Item) -> dict[str, Any]:
+        """What a test asks, of whom; not tried so far."""
+        names, parameters = names_of(item), item.callspec.params  # type: ignore[attr-defined]
+        case = [f"{key} {value}" for key, value in parameters.items() if key != "impl" and value not in names and _is_plain(value)]
+        sentence = str(getattr(item, "function", item).__doc__ or "").strip().split("\n", 1)[0]
+        return {
+            "solution": parameters["impl"],
+            "names": names,
+            "test": item.nodeid,
+            "statement": f"{sentence} ({', '.join(case)})" if case else sentence,
+            "verdict": "not tried",
+            "words": "",
+            "printed": False,
+        }
+
+    @pytest.hookimpl(tryfirst=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> None:
         """Names that a solution does not have are not claimed: nothing of ours stands in for them."""
         from tests.conformance.foreign import NotClaimed
@@ -102,16 +138,8 @@ class Conformance:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[Any]:
         report = yield
-        label = item.callspec.params["impl"]  # type: ignore[attr-defined]
-        row = {
-            "solution": label,
-            "names": names_of(item),
-            "test": item.nodeid,
-            "statement": str(getattr(item, "function", item).__doc__ or "").strip().split("\n", 1)[0],
-            "verdict": "not tried",
-            "words": "",
-            "printed": bool(report.capstdout or report.capstderr) if call.when == "call" else False,
-        }
+        row = self._row(item)
+        row["printed"] = call.when == "call" and bool(report.capstdout or report.capstderr)
         if call.when == "call" or report.outcome != "passed":
             row["verdict"], row["words"] = _judged(call)
             if row["verdict"] == table.NOT_CLAIMED:
@@ -190,9 +218,15 @@ def _example(error: BaseException) -> str:
         if found := re.fullmatch(r"[A-Z][a-z ]+: \w+\(\n(.*)\n\)", note, re.DOTALL):
             arguments = re.split(r",\n(?=    \w+=)", found[1].rstrip(","))
             told = [one for one in arguments if not re.match(r"\s*(impl|data|kind)=", one)]
-            drawn = [one.partition(":")[2] for one in notes if one.startswith("Draw ")]
+            drawn = [
+                re.sub(r"^Draw \d+( \((.*?)\))?: ", lambda f: f"{f[2]} = " if f[2] else "", one) for one in notes if "Draw " in one
+            ]
             return ", ".join(re.sub(r"\s+", " ", one).strip() for one in [*told, *drawn])
     return ""
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, str | int | float | bool)
 
 
 def use_workers(config: pytest.Config) -> None:
