@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import warnings
 from itertools import combinations, product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import networkx as nx
+import numpy as np
 import torch
 from hypothesis import strategies as st
+from hypothesis.vendor import pretty
 from torch import Tensor
 
 seeds = st.integers(0, 2**32 - 1)
@@ -90,6 +92,21 @@ def graphs(min_nodes: int = 0, max_nodes: int = MOST_NODES) -> st.SearchStrategy
     return st.one_of(*(kind(min_nodes, max_nodes) for kind in kinds))
 
 
+def _in_words(graph: nx.Graph, printer: pretty.RepresentationPrinter, cycle: bool) -> None:
+    """How a failure shows a graph: its nodes and edges."""
+    kind = "directed" if graph.is_directed() else "undirected"
+    nodes = ", ".join(repr(node) for node in graph)
+    ends = "->" if graph.is_directed() else "-"
+    told = [
+        f"{u!r}{ends}{v!r}" + (f" (weight {data['weight']:.3g})" if "weight" in data else "")
+        for u, v, data in graph.edges(data=True)
+    ]
+    printer.text(f"a {kind} graph: nodes {nodes or 'none'}; edges {', '.join(told) or 'none'}")
+
+
+pretty.for_type_by_name("networkx.classes.graph", "Graph", _in_words)
+
+
 def _with_some(draw: st.DrawFn, graph: nx.Graph, pairs: list[tuple[int, int]]) -> nx.Graph:
     """Some of the pairs become edges: one number holds them all, so that a graph is one draw, and 0 is no edge."""
     chosen = draw(st.integers(0, 2 ** len(pairs) - 1))
@@ -100,6 +117,12 @@ def _with_some(draw: st.DrawFn, graph: nx.Graph, pairs: list[tuple[int, int]]) -
 def matrix_of(graph: nx.Graph) -> Tensor:
     """A (N, N) by networkx, so that inputs do not come from the code under test."""
     return torch.from_numpy(nx.to_numpy_array(graph))
+
+
+def numbers(found: Any) -> Tensor:
+    """What any implementation gave, a tensor or an array of numbers of any type, in float64."""
+    dense = torch.as_tensor(found.astype(np.float64) if isinstance(found, np.ndarray) else found)
+    return (dense if dense.layout == torch.strided else dense.to_dense()).double()
 
 
 def sparse(A: Tensor) -> Tensor:
@@ -126,6 +149,12 @@ class Layer(NamedTuple):
     H: Tensor
     W: Tensor
     B: Tensor
+
+    def __repr__(self) -> str:
+        """The graph in full, and of the values only how many."""
+        rows = ", ".join(f"[{', '.join(f'{entry:.3g}' for entry in row)}]" for row in self.A.to_dense().tolist())
+        nodes = "1 node" if len(self.A) == 1 else f"{len(self.A)} nodes"
+        return f"{nodes}, A = [{rows}], width {self.W.shape[1]} to {self.W.shape[0]}"
 
 
 @st.composite
