@@ -101,7 +101,7 @@ def _in_words(graph: nx.Graph, printer: pretty.RepresentationPrinter, cycle: boo
         f"{u!r}{ends}{v!r}" + (f" (weight {data['weight']:.3g})" if "weight" in data else "")
         for u, v, data in graph.edges(data=True)
     ]
-    printer.text(f"a {kind} graph: nodes {nodes or 'none'}; edges {', '.join(told) or 'none'}")
+    printer.text(f"{kind} graph of nodes {nodes or 'none'} and edges {', '.join(told) or 'none'}")
 
 
 pretty.for_type_by_name("networkx.classes.graph", "Graph", _in_words)
@@ -133,9 +133,11 @@ def sparse(A: Tensor) -> Tensor:
 
 
 @st.composite
-def adjacencies(draw: st.DrawFn, min_nodes: int = 0, max_nodes: int = MOST_NODES) -> Tensor:
-    """A (N, N) of any graph, dense or CSR."""
+def adjacencies(draw: st.DrawFn, min_nodes: int = 0, max_nodes: int = MOST_NODES, isolated: bool = True) -> Tensor:
+    """A (N, N) of any graph, dense or CSR; unless nodes may be isolated, those that would be have a loop."""
     A = matrix_of(draw(graphs(min_nodes, max_nodes)))
+    if not isolated:
+        A += (A == 0).all(1).diag()
     return sparse(A) if draw(st.booleans()) else A
 
 
@@ -158,9 +160,9 @@ class Layer(NamedTuple):
 
 
 @st.composite
-def layers(draw: st.DrawFn, min_nodes: int = 0, max_nodes: int = MOST_NODES) -> Layer:
+def layers(draw: st.DrawFn, min_nodes: int = 0, max_nodes: int = MOST_NODES, isolated: bool = True) -> Layer:
     """A graph of any kind with features and weights."""
-    A = draw(adjacencies(min_nodes, max_nodes))
+    A = draw(adjacencies(min_nodes, max_nodes, isolated))
     d, d_out, seed = draw(widths), draw(widths), draw(seeds)
     return Layer(A, features(seed, len(A), d), features(seed + 1, d_out, d), features(seed + 2, d_out, d))
 

@@ -63,7 +63,7 @@ def test_by_node_by_matrix_and_by_messages_are_one_layer(impl, example: Layer) -
 
 @pytest.mark.specifies("{form}")
 @pytest.mark.parametrize("form", FORMS)
-@given(example=layers(min_nodes=1))
+@given(example=layers(min_nodes=1, isolated=False))
 def test_the_three_forms_have_the_same_gradients(impl, form: str, example: Layer) -> None:
     """The gradients of H, W and B are the same in the three forms, so that they also learn the same."""
     inputs = [matrix.clone().requires_grad_() for matrix in example[1:]]
