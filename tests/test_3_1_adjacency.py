@@ -109,7 +109,8 @@ def test_entries_count_the_edges_from_u_to_v(impl, graph: nx.Graph, data: st.Dat
         for a, b, weight in graph.edges(data="weight", default=1):
             if (a, b) == (u, v) or (not graph.is_directed() and (b, a) == (u, v)):
                 expected[i, j] += weight
-    agree(impl.adjacency_matrix(graph, nodelist), expected, "edges from u to v, as A[u, v]", atol=0, rtol=1e-6)
+    told = f"edges from u to v, as A[u, v], nodes in the order {nodelist}"
+    agree(impl.adjacency_matrix(graph, nodelist), expected, told, atol=0, rtol=1e-6)
 
 
 def test_a_graph_without_nodes_has_matrices_of_no_size() -> None:
@@ -290,7 +291,7 @@ def assert_exact_on_complete_graphs(count: Callable[..., Any], size: int, n: int
 
 
 @pytest.mark.specifies("count_walks")
-@given(size=st.integers(1, 12), n=st.integers(0, 200))
+@given(size=st.integers(1, 7), n=st.integers(0, 200))
 def test_counts_are_exact_however_large(impl, size: int, n: int) -> None:
     """Counts are exact integers of any size: on N nodes, all joined, ((N - 1)^n + (N - 1)(-1)^n) / N lead from a node to itself."""
     assert_exact_on_complete_graphs(impl.count_walks, size, n)

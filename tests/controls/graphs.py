@@ -154,7 +154,7 @@ def paths_for_walks(A: Tensor, n: int) -> Tensor:
     paths = torch.zeros(len(A), len(A), dtype=torch.long)
     for u in graph:
         for v in graph:
-            paths[u, v] = sum(len(path) == n + 1 for path in nx.all_simple_paths(graph, u, v))
+            paths[u, v] = sum(len(path) == n + 1 for path in nx.all_simple_paths(graph, u, v, cutoff=n))
     return paths
 
 
