@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import warnings
 from itertools import combinations, product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import networkx as nx
+import numpy as np
 import torch
 from hypothesis import strategies as st
+from hypothesis.vendor import pretty
 from torch import Tensor
 
 seeds = st.integers(0, 2**32 - 1)
@@ -90,6 +92,21 @@ def graphs(min_nodes: int = 0, max_nodes: int = MOST_NODES) -> st.SearchStrategy
     return st.one_of(*(kind(min_nodes, max_nodes) for kind in kinds))
 
 
+def _in_words(graph: nx.Graph, printer: pretty.RepresentationPrinter, cycle: bool) -> None:
+    """How a failure shows a graph: its nodes and edges."""
+    kind = "directed" if graph.is_directed() else "undirected"
+    nodes = ", ".join(repr(node) for node in graph)
+    ends = "->" if graph.is_directed() else "-"
+    told = [
+        f"{u!r}{ends}{v!r}" + (f" (weight {data['weight']:.3g})" if "weight" in data else "")
+        for u, v, data in graph.edges(data=True)
+    ]
+    printer.text(f"{kind} graph of nodes {nodes or 'none'} and edges {', '.join(told) or 'none'}")
+
+
+pretty.for_type_by_name("networkx.classes.graph", "Graph", _in_words)
+
+
 def _with_some(draw: st.DrawFn, graph: nx.Graph, pairs: list[tuple[int, int]]) -> nx.Graph:
     """Some of the pairs become edges: one number holds them all, so that a graph is one draw, and 0 is no edge."""
     chosen = draw(st.integers(0, 2 ** len(pairs) - 1))
@@ -102,6 +119,12 @@ def matrix_of(graph: nx.Graph) -> Tensor:
     return torch.from_numpy(nx.to_numpy_array(graph))
 
 
+def numbers(found: Any) -> Tensor:
+    """What any implementation gave, a tensor or an array of numbers of any type, in float64."""
+    dense = torch.as_tensor(found.astype(np.float64) if isinstance(found, np.ndarray) else found)
+    return (dense if dense.layout == torch.strided else dense.to_dense()).double()
+
+
 def sparse(A: Tensor) -> Tensor:
     """A in compressed sparse rows."""
     with warnings.catch_warnings():
@@ -110,9 +133,11 @@ def sparse(A: Tensor) -> Tensor:
 
 
 @st.composite
-def adjacencies(draw: st.DrawFn, min_nodes: int = 0, max_nodes: int = MOST_NODES) -> Tensor:
-    """A (N, N) of any graph, dense or CSR."""
+def adjacencies(draw: st.DrawFn, min_nodes: int = 0, max_nodes: int = MOST_NODES, isolated: bool = True) -> Tensor:
+    """A (N, N) of any graph, dense or CSR; unless nodes may be isolated, those that would be have a loop."""
     A = matrix_of(draw(graphs(min_nodes, max_nodes)))
+    if not isolated:
+        A += (A == 0).all(1).diag()
     return sparse(A) if draw(st.booleans()) else A
 
 
@@ -127,11 +152,17 @@ class Layer(NamedTuple):
     W: Tensor
     B: Tensor
 
+    def __repr__(self) -> str:
+        """The graph in full, and of the values only how many."""
+        rows = ", ".join(f"[{', '.join(f'{entry:.3g}' for entry in row)}]" for row in self.A.to_dense().tolist())
+        nodes = "1 node" if len(self.A) == 1 else f"{len(self.A)} nodes"
+        return f"{nodes}, A = [{rows}], width {self.W.shape[1]} to {self.W.shape[0]}"
+
 
 @st.composite
-def layers(draw: st.DrawFn, min_nodes: int = 0, max_nodes: int = MOST_NODES) -> Layer:
+def layers(draw: st.DrawFn, min_nodes: int = 0, max_nodes: int = MOST_NODES, isolated: bool = True) -> Layer:
     """A graph of any kind with features and weights."""
-    A = draw(adjacencies(min_nodes, max_nodes))
+    A = draw(adjacencies(min_nodes, max_nodes, isolated))
     d, d_out, seed = draw(widths), draw(widths), draw(seeds)
     return Layer(A, features(seed, len(A), d), features(seed + 1, d_out, d), features(seed + 2, d_out, d))
 

@@ -114,7 +114,7 @@ def _text(found: Any, *_: Any) -> str:
 
 
 _PROMPT = ("(size, image_size)", "a module: images (B, 3, I, I) to prompted images of the same shape")
-_CONVOLUTION = ("3.2", "(A, H, W, B, activation)", "H' (N, d_out)", _layer)
+_CONVOLUTION = ("3.2", "(A, H, W, B, activation)", "sigma(D^-1 A H W^T + H B^T) (N, d_out)", _layer)
 
 NAMES: dict[str, Name] = {
     # 1.2
@@ -209,23 +209,37 @@ NAMES: dict[str, Name] = {
     "paired_p_value": Name("1.2", "(first, second)", "exact McNemar p of two classifiers' correctness (N,), two-sided", _number),
     # 3
     "adjacency_matrix": Name(
-        "3.1", "(graph, nodelist)", "A (N, N)", lambda found, graph, nodes: _numbers(len(nodes), len(nodes))(found)
+        "3.1",
+        "(graph, nodelist)",
+        "A (N, N) of a networkx graph: A[u, v] is the number (or total weight) of edges from u to v, rows in the order of nodelist",
+        lambda found, graph, nodes: _numbers(len(nodes), len(nodes))(found),
     ),
-    "degree_matrix": Name("3.1", "(A)", "D (N, N)", _like(0)),
-    "count_walks": Name("3.1", "(A, n)", "walks of length n (N, N)", _like(0)),
-    "sum_aggregate": Name("3.3", "(A, H)", "A H (N, d)", _per_node),
-    "mean_aggregate": Name("3.3", "(A, H)", "D^-1 A H (N, d)", _per_node),
-    "max_aggregate": Name("3.3", "(A, H)", "maxima (N, d)", _per_node),
+    "degree_matrix": Name("3.1", "(A)", "D (N, N), the row sums of A on its diagonal", _like(0)),
+    "count_walks": Name(
+        "3.1",
+        "(A, n)",
+        "walks of n edges from u to v (N, N), exact: integers of a tensor or, as they grow, of an array of Python's",
+        _like(0),
+    ),
+    "sum_aggregate": Name("3.3", "(A, H)", "A H (N, d): the sum over the neighbours u of v, those with A[v, u] not 0", _per_node),
+    "mean_aggregate": Name("3.3", "(A, H)", "D^-1 A H (N, d), zeros where a node has no neighbours", _per_node),
+    "max_aggregate": Name("3.3", "(A, H)", "the largest value among the neighbours (N, d), zeros where there are none", _per_node),
     "graph_convolution": Name(*_CONVOLUTION),
     "graph_convolution_by_node": Name(*_CONVOLUTION),
     "graph_convolution_by_messages": Name(*_CONVOLUTION),
     "message_passing": Name(
         "3.2",
         "(A, H, message, update, aggregate)",
-        "what update gives (N, d_out)",
+        "update(h_v, m_v) (N, d_out); m_v is the sum of A[v, u] message(h_v, h_u), that sum over deg(v) (mean), or the max of the "
+        "messages; both functions take rows or single nodes",
         lambda found, A, *_: _numbers(len(A), None)(found),
     ),
-    "attention_matrix": Name("3.5", "(Q, K, mask)", "A (N, N)", lambda found, Q, *_: _numbers(len(Q), len(Q))(found)),
+    "attention_matrix": Name(
+        "3.5",
+        "(Q, K, mask)",
+        "A (N, N), rows of softmax(Q K^T / sqrt(d)); mask[v, u] (booleans, or None) says whether v may attend to u",
+        lambda found, Q, *_: _numbers(len(Q), len(Q))(found),
+    ),
     "self_attention": Name(
         "3.5",
         "(H, W_q, W_k, W_v, mask)",
