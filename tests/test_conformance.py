@@ -218,11 +218,11 @@ def test_a_counterexample_is_the_smallest_one_in_words() -> None:
     """Hypothesis's arguments become a line, without what is not an example; an assertion is its own first line."""
     error = AssertionError("sums to 2: expected 1\nsecond line")
     error.add_note("Failing test case: test_x(\n    impl=vp,\n    sizes=Sizes(size=1,\n        image_size=5),\n    seed=0,\n)")
-    error.add_note("Draw 1: [0, 2]")
-    assert _example(error) == "sizes=Sizes(size=1, image_size=5), seed=0, [0, 2]"
+    error.add_note("Draw 1 (order): [0, 2]")
+    assert _example(error, {"impl"}) == "sizes=Sizes(size=1, image_size=5), seed=0, order = [0, 2]"
     assert _message(error) == "sums to 2: expected 1"
     assert _message(ValueError("no")) == "ValueError: no"
-    assert _example(AssertionError()) == ""
+    assert _example(AssertionError(), set()) == ""
 
 
 def row(**changes: Any) -> table.Row:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import networkx as nx
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -64,6 +65,9 @@ def described(value: Any) -> str:
         return f"a tensor {tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
     if isinstance(value, np.ndarray):
         return f"an array {value.shape} of {value.dtype}"
+    if isinstance(value, nx.Graph):
+        edges = ", ".join(f"{u}->{v}" for u, v in value.edges())
+        return f"a {'directed ' if value.is_directed() else ''}graph of {len(value)} nodes{f' and edges {edges}' if edges else ''}"
     if isinstance(value, nn.Module):
         return f"a {type(value).__name__}"
     if callable(value):

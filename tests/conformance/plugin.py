@@ -141,7 +141,7 @@ class Conformance:
         row = self._row(item)
         row["printed"] = call.when == "call" and bool(report.capstdout or report.capstderr)
         if call.when == "call" or report.outcome != "passed":
-            row["verdict"], row["words"] = _judged(call)
+            row["verdict"], row["words"] = _judged(call, set(item.funcargs))  # type: ignore[attr-defined]
             if row["verdict"] == table.NOT_CLAIMED:
                 report.outcome, report.longrepr = "skipped", (str(item.path), 0, "not claimed")
         setattr(report, ROW, row)
@@ -186,8 +186,8 @@ class Conformance:
         prefix.append(table.page(self.content))
 
 
-def _judged(call: pytest.CallInfo[None]) -> tuple[str, str]:
-    """The verdict on a call, and its words."""
+def _judged(call: pytest.CallInfo[None], not_drawn: set[str]) -> tuple[str, str]:
+    """The verdict on a call, and its words; arguments that pytest gave are no part of an example."""
     from tests.conformance.foreign import GivenUp, NotClaimed
 
     if call.excinfo is None:
@@ -198,7 +198,7 @@ def _judged(call: pytest.CallInfo[None]) -> tuple[str, str]:
     if isinstance(error, GivenUp):
         return table.FAIL, str(error)
     message = _message(error)
-    example = _example(error)
+    example = _example(error, not_drawn)
     words = f"{message}; smallest example: {example}" if example else message
     return table.FAIL, words if len(words) <= MAX_WORDS else f"{words[:MAX_WORDS]}…"
 
@@ -211,13 +211,13 @@ def _message(error: BaseException) -> str:
     return told if isinstance(error, AssertionError) else f"{type(error).__name__}: {told}"
 
 
-def _example(error: BaseException) -> str:
+def _example(error: BaseException, not_drawn: set[str]) -> str:
     """Hypothesis's smallest failing arguments, on a line."""
     notes = getattr(error, "__notes__", [])
     for note in notes:
         if found := re.fullmatch(r"[A-Z][a-z ]+: \w+\(\n(.*)\n\)", note, re.DOTALL):
             arguments = re.split(r",\n(?=    \w+=)", found[1].rstrip(","))
-            told = [one for one in arguments if not re.match(r"\s*(impl|data|kind)=", one)]
+            told = [one for one in arguments if one.strip().partition("=")[0] not in not_drawn | {"data"}]
             drawn = [
                 re.sub(r"^Draw \d+( \((.*?)\))?: ", lambda f: f"{f[2]} = " if f[2] else "", one) for one in notes if "Draw " in one
             ]
