@@ -130,7 +130,7 @@ NAMES: dict[str, Name] = {
         lambda found, images: _numbers(len(images), None)(found),
     ),
     # 2.1
-    "fill_template": Name("2.1", "(template, class_names)", "a sentence for each class", _texts),
+    "fill_template": Name("2.1", "(template, class_names)", "a sentence for each class, its name in place of {}", _texts),
     "text_features": Name(
         "2.1",
         "(model, tokenizer, texts)",
@@ -140,13 +140,14 @@ NAMES: dict[str, Name] = {
     "zero_shot_logits": Name(
         "2.1",
         "(image_features, text_features, logit_scale)",
-        "logits (B, K) from features (B, D) and (K, D) of any length",
+        "logits (B, K) from features (B, D) and (K, D) of any length; logit_scale is a tensor (), the logarithm of the scale",
         lambda found, images, texts, scale: _numbers(len(images), len(texts))(found),
     ),
     "PromptedCLIP": Name(
         "2.2",
         "(model, tokenizer, class_names, prompt)",
-        "a module: images (B, 3, S, S) to logits (B, K); prompt is a module, or None for zero-shot CLIP",
+        "a module: normalised images (B, 3, S, S) to logits (B, K) of texts of the template This is a photo of a {}; prompt "
+        "is a module, images to images, or None for zero-shot CLIP",
         _module,
         lambda found, images: _numbers(len(images), None)(found),
     ),
@@ -158,8 +159,8 @@ NAMES: dict[str, Name] = {
     "DeepPromptedCLIP": Name(
         "2.3",
         "(model, tokenizer, class_names, n, block, position, readout)",
-        "a module: images (B, 3, S, S) to logits (B, K); n tokens before block `block`; position front, after_class or back; "
-        "readout class or first",
+        "a module: as PromptedCLIP; n tokens, its only trainable parameters, join the sequence before block `block` (0-based) and "
+        "stay to the end; position front, after_class or back; readout class (token) or first (token of the sequence)",
         _module,
         lambda found, images: _numbers(len(images), None)(found),
     ),

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor
+from open_clip import CLIP, SimpleTokenizer
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from torch import Tensor, nn
 from torch.nn.functional import normalize, pad
 
 from tests.controls import control
@@ -78,32 +82,172 @@ class CopiesASide(Padding):
         return torch.cat([canvas[:, :, : -self.up.shape[2]], self.up], dim=2)
 
 
+# -- zero-shot CLIP --------------------------------------------------------------------------------------------------------
+
+
 @control("zero_shot_logits", "test_logits_are_the_scaled_cosine")
-def logits_without_exponential(images: Tensor, texts: Tensor, logit_scale: float) -> Tensor:
+def logits_without_exponential(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tensor:
     """logit_scale x cosine."""
     return logit_scale * normalize(images, dim=-1) @ normalize(texts, dim=-1).T
 
 
 @control("zero_shot_logits", "test_logits_are_the_scaled_cosine")
-def logits_scaled_twice(images: Tensor, texts: Tensor, logit_scale: float) -> Tensor:
+def logits_scaled_twice(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tensor:
     """exp(logit_scale)^2 x cosine."""
-    return torch.tensor(2 * logit_scale).exp() * normalize(images, dim=-1) @ normalize(texts, dim=-1).T
+    return (2 * logit_scale).exp() * normalize(images, dim=-1) @ normalize(texts, dim=-1).T
 
 
 @control("zero_shot_logits", "test_logits_are_the_scaled_cosine")
-def logits_of_unnormalised_texts(images: Tensor, texts: Tensor, logit_scale: float) -> Tensor:
+def logits_of_unnormalised_images(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tensor:
+    """Image features of any length."""
+    return logit_scale.exp() * images @ normalize(texts, dim=-1).T
+
+
+@control("zero_shot_logits", "test_logits_are_the_scaled_cosine")
+def logits_of_unnormalised_texts(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tensor:
     """Text features of any length."""
-    return torch.tensor(logit_scale).exp() * normalize(images, dim=-1) @ texts.T
+    return logit_scale.exp() * normalize(images, dim=-1) @ texts.T
 
 
 @control("zero_shot_logits", "test_logits_are_the_scaled_cosine")
-def logits_of_texts_normalised_over_classes(images: Tensor, texts: Tensor, logit_scale: float) -> Tensor:
+def logits_of_texts_normalised_over_classes(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tensor:
     """Normalised over the class axis."""
-    return torch.tensor(logit_scale).exp() * normalize(images, dim=-1) @ normalize(texts, dim=0).T
+    return logit_scale.exp() * normalize(images, dim=-1) @ normalize(texts, dim=0).T
 
 
 @control("zero_shot_logits", "test_logits_are_the_scaled_cosine")
-def logits_after_softmax(images: Tensor, texts: Tensor, logit_scale: float) -> Tensor:
-    """Probabilities in place of logits."""
+def logits_after_softmax(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tensor:
+    """Probabilities in place of logits, of which the cross-entropy takes the softmax again."""
     cosine = normalize(images, dim=-1) @ normalize(texts, dim=-1).T
-    return (torch.tensor(logit_scale).exp() * cosine).softmax(1)
+    return (logit_scale.exp() * cosine).softmax(1)
+
+
+@control("text_features", "test_text_features_are_open_clips_at_unit_length")
+def unnormalised_text_features(model: CLIP, tokenizer: SimpleTokenizer, texts: Sequence[str]) -> Tensor:
+    """Features of any length."""
+    with torch.no_grad():
+        return model.encode_text(tokenizer(list(texts)))
+
+
+@control("text_features", "test_text_features_are_open_clips_at_unit_length")
+def text_features_normalised_over_classes(model: CLIP, tokenizer: SimpleTokenizer, texts: Sequence[str]) -> Tensor:
+    """Normalised over the class axis."""
+    return normalize(unnormalised_text_features(model, tokenizer, texts), dim=0)
+
+
+@control("fill_template", "test_underscores_in_a_class_name_are_read_as_spaces")
+def texts_with_a_full_stop(template: str, class_names: Sequence[str]) -> list[str]:
+    """Ends each sentence with a full stop."""
+    return [f"{template.format(name.replace('_', ' '))}." for name in class_names]
+
+
+@control("fill_template", "test_underscores_in_a_class_name_are_read_as_spaces")
+def texts_with_underscores(template: str, class_names: Sequence[str]) -> list[str]:
+    """Keeps the underscores of class names."""
+    return [template.format(name) for name in class_names]
+
+
+@control("fill_template", "test_underscores_in_a_class_name_are_read_as_spaces")
+def texts_of_one_template(template: str, class_names: Sequence[str]) -> list[str]:
+    """Has a template of its own, whichever is given."""
+    return [f"This is a photo of a {name.replace('_', ' ')}" for name in class_names]
+
+
+class _Plain(nn.Module):
+    """A correct PromptedCLIP, written out so that each control can change it in one place."""
+
+    def __init__(self, model: CLIP, tokenizer: SimpleTokenizer, class_names: Sequence[str], prompt: nn.Module | None) -> None:
+        super().__init__()
+        self.model, self.prompt = model.requires_grad_(False), nn.Identity() if prompt is None else prompt
+        with torch.no_grad():
+            self.texts = normalize(model.encode_text(tokenizer([self.text_of(name) for name in class_names])), dim=-1)
+
+    def text_of(self, name: str) -> str:
+        return f"This is a photo of a {name.replace('_', ' ')}"
+
+    def prompted(self, images: Tensor) -> Tensor:
+        return self.prompt(images)
+
+    def encode(self, images: Tensor) -> Tensor:
+        return normalize(self.model.encode_image(images), dim=-1)
+
+    def scale(self) -> Tensor:
+        return self.model.logit_scale.exp()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.scale() * self.encode(self.prompted(images)) @ self.texts.T
+
+
+@control("PromptedCLIP", "test_zero_shot_clip_is_the_open_clip_model_itself")
+class AsksForAnImage(_Plain):
+    """Asks for "an image of a" where the template says "a photo of a"."""
+
+    def text_of(self, name: str) -> str:
+        return f"This is an image of a {name.replace('_', ' ')}"
+
+
+@control("PromptedCLIP", "test_zero_shot_clip_is_the_open_clip_model_itself")
+class AsksWithUnderscores(_Plain):
+    """Keeps the underscores of class names."""
+
+    def text_of(self, name: str) -> str:
+        return f"This is a photo of a {name}"
+
+
+@control("PromptedCLIP", "test_zero_shot_clip_is_the_open_clip_model_itself")
+class ForgetsTheScale(_Plain):
+    """Gives cosines in place of logits."""
+
+    def scale(self) -> Tensor:
+        return torch.ones(())
+
+
+@control("PromptedCLIP", "test_zero_shot_clip_is_the_open_clip_model_itself")
+class NormalisesPixelsAgain(_Plain):
+    """Takes images that are normalised for pixels, and normalises them a second time."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        mean, std = (images.new_tensor(values)[:, None, None] for values in (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD))
+        return super().encode((images - mean) / std)
+
+
+@control("PromptedCLIP", "test_an_images_logits_do_not_depend_on_the_other_images")
+class CentresTheBatch(_Plain):
+    """Takes the mean of the batch off the features."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        features = super().encode(images)
+        return features - features.mean(0)
+
+
+@control("PromptedCLIP", "test_nothing_but_the_prompt_gets_a_gradient")
+class TrainsTheClipToo(_Plain):
+    """Does not freeze the backbone."""
+
+    def __init__(self, model: CLIP, tokenizer: SimpleTokenizer, class_names: Sequence[str], prompt: nn.Module | None) -> None:
+        super().__init__(model, tokenizer, class_names, prompt)
+        model.requires_grad_(True)
+
+
+@control("PromptedCLIP", "test_a_prompted_clip_is_open_clip_on_prompted_images")
+class IgnoresItsPrompt(_Plain):
+    """Classifies the images as they are."""
+
+    def prompted(self, images: Tensor) -> Tensor:
+        return images
+
+
+@control("PromptedCLIP", "test_a_prompted_clip_is_open_clip_on_prompted_images")
+class PromptsTwice(_Plain):
+    """Prompts the images that are prompted already."""
+
+    def prompted(self, images: Tensor) -> Tensor:
+        return self.prompt(self.prompt(images))
+
+
+@control("PromptedCLIP", "test_nothing_but_the_prompt_gets_a_gradient")
+class DetachesThePrompt(_Plain):
+    """Cuts the prompted images from the graph."""
+
+    def prompted(self, images: Tensor) -> Tensor:
+        return self.prompt(images).detach()
