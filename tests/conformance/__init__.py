@@ -6,4 +6,7 @@ foreign    importing a solution and calling it, watched: time, exceptions, chang
 plugin     the pytest side: which tests are asked, in processes of their own
 table      what came of it: a table a section, on the terminal, as JSON and in the HTML report
 examples   a solution of the course's template, and the adapter that it takes
+
+Rules for tests marked `specifies`: behaviour only, no attribute or message of ours; what is judged is computed by no code of vp;
+assertions say in words what is wrong; what a solution is given (a model, a tensor) is its own, for it may keep it.
 """

@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -53,8 +54,9 @@ class _TooLong(BaseException):
 
 
 @contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Ends what takes longer: by an exception in the main thread, and the process where that does not help."""
+def foreign_ground(seconds: float) -> Iterator[None]:
+    """Where foreign code runs: without warnings, and ended when it takes longer than `seconds`: by an exception in the main thread,
+    or, where that does not help, with its process."""
 
     def interrupt(_: int, __: FrameType | None) -> None:
         raise _TooLong
@@ -63,9 +65,11 @@ def time_limit(seconds: float) -> Iterator[None]:
     before = signal.signal(signal.SIGALRM, interrupt) if politely else None
     faulthandler.dump_traceback_later(seconds + GRACE_S, exit=True, file=_nowhere())
     try:
-        if politely:
-            signal.setitimer(signal.ITIMER_REAL, seconds)
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a warning is an error in these tests, but the solution's own business
+            if politely:
+                signal.setitimer(signal.ITIMER_REAL, seconds)
+            yield
     finally:
         if politely:
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -136,7 +140,7 @@ class Foreign:
                     raise GivenUp(words)
                 self.marks.leave("importing", "does not import: it ended the process, or ran too long")
                 try:
-                    with time_limit(self.limit_s):
+                    with foreign_ground(self.limit_s):
                         self._holder = load(self.label)
                 except BaseException as error:
                     words = f"does not import: {_why(error, self.limit_s)}"
@@ -204,7 +208,7 @@ class Watched:
         before = [_snapshot(one) for one in given]
         told = f"{name}({', '.join(described(one) for one in given)})"
         try:
-            with time_limit(self.solution.limit_s):
+            with foreign_ground(self.solution.limit_s):
                 found = target(*(one._module if isinstance(one, WatchedModule) else one for one in given))
         except _TooLong:
             words = f"{told} did not come to an end in {self.solution.limit_s:g} s"

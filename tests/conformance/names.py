@@ -144,7 +144,7 @@ NAMES: dict[str, Name] = {
         lambda found, images, texts, scale: _numbers(len(images), len(texts))(found),
     ),
     "PromptedCLIP": Name(
-        "2.2",
+        "2.1",
         "(model, tokenizer, class_names, prompt)",
         "a module: normalised images (B, 3, S, S) to logits (B, K) of texts of the template This is a photo of a {}; prompt "
         "is a module, images to images, or None for zero-shot CLIP",

@@ -98,7 +98,7 @@ class Conformance:
         return self._asked[label]
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
         """What a solution that is imported does not claim costs a report, and no fixture."""
         row = self._row(item)
         if not (missing := self.solution(row["solution"]).known_to_miss(row["names"])):
@@ -110,6 +110,7 @@ class Conformance:
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         item.ihook.pytest_runtest_logreport(report=report)
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        item.session._setupstate.teardown_exact(nextitem)  # what the test before has left standing for this one
         return True
 
     def _row(self, item: pytest.Item) -> dict[str, Any]:
@@ -200,7 +201,7 @@ def _judged(call: pytest.CallInfo[None], not_drawn: set[str]) -> tuple[str, str]
     message = _message(error)
     example = _example(error, not_drawn)
     words = f"{message}; smallest example: {example}" if example else message
-    return table.FAIL, words if len(words) <= MAX_WORDS else f"{words[:MAX_WORDS]}…"
+    return table.FAIL, words if len(words) <= MAX_WORDS else f"{words[:MAX_WORDS].rpartition(' ')[0]} …"
 
 
 def _message(error: BaseException) -> str:

@@ -1,7 +1,7 @@
 """Sections 2.1 to 2.3 done correctly, and otherwise than vp does: all of it must pass.
 
 Loops, einsum, float64 inside, masks in place of pads; backbones that are copied and frozen there; deep prompts without a hook, the
-sequence before the batch. `by_hooks` and `by_weights` are further ways: `--impl=tests.controls.equivalents_clip:by_hooks`.
+sequence before the batch. `by_hooks` and `by_weights` are further ways: `--impl=tests.controls.equivalents:by_hooks`.
 """
 
 from __future__ import annotations

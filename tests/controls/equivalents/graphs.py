@@ -1,6 +1,6 @@
 """Correct graph mathematics, written otherwise than vp: the specification of section 3 must accept all of it.
 
-Loops, numpy, einsum, networkx, precision and memory layout of their own; `pytest --impl=tests.controls.equivalents_graphs` passes.
+Loops, numpy, einsum, networkx, precision and memory layout of their own.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Right implementations of the names of sections 1.2, 2.4, 2.5 and of those that all share, written otherwise than vp.
-
-`pytest --impl tests.controls.equivalents_rest` must pass: what fails here is held to vp's way, not to the specification.
-"""
+"""Right implementations of the names of sections 1.2, 2.4, 2.5 and of those that all share, written otherwise than vp."""
 
 from __future__ import annotations
 
