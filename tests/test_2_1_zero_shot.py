@@ -8,7 +8,7 @@ from functools import cache
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip import CLIP, SimpleTokenizer
 from torch.nn.functional import normalize
@@ -26,6 +26,8 @@ from vp.runtime import NotAvailable, VpError, pick_device
 from vp.writeup import prediction_bars, to_svg
 
 NAMES, TEXTS = ["house", "red_leaf", "moon"], [f"This is a photo of a {name}" for name in ("house", "red leaf", "moon")]
+
+FEW = settings(max_examples=6)  # where each example is a forward of a whole CLIP
 
 
 @cache
@@ -62,6 +64,7 @@ def test_logits_are_the_scaled_cosine(impl, seed: int, batch: int, classes: int,
 
 @pytest.mark.claim("zero-shot-is-open-clip")
 @pytest.mark.specifies("PromptedCLIP")
+@FEW
 @given(seed=seeds, batch=batches)
 def test_zero_shot_clip_is_the_open_clip_model_itself(impl, seed: int, batch: int) -> None:
     """Without a prompt the classifier gives what open_clip's own forward gives."""
@@ -85,6 +88,7 @@ class Mixed(torch.nn.Module):
 
 
 @pytest.mark.specifies("PromptedCLIP")
+@FEW
 @given(seed=seeds, batch=batches)
 def test_a_prompted_clip_is_open_clip_on_prompted_images(impl, seed: int, batch: int) -> None:
     """With a prompt the classifier gives what open_clip's own forward gives for prompt(images)."""
@@ -97,6 +101,7 @@ def test_a_prompted_clip_is_open_clip_on_prompted_images(impl, seed: int, batch:
 
 
 @pytest.mark.specifies("PromptedCLIP")
+@FEW
 @given(seed=seeds, batch=st.integers(2, 6))
 def test_an_images_logits_do_not_depend_on_the_other_images(impl, seed: int, batch: int) -> None:
     """An image's logits do not depend on the other images or on its place in the batch."""
@@ -121,6 +126,7 @@ def test_features_have_unit_length(clip: FrozenCLIP) -> None:
 
 @pytest.mark.claim("features-have-unit-length")
 @pytest.mark.specifies("text_features")
+@FEW
 @given(texts=st.lists(st.sampled_from([*TEXTS, "a car", "an image mostly coloured red", "moon"]), min_size=1, max_size=4))
 def test_text_features_are_open_clips_at_unit_length(impl, texts: list[str]) -> None:
     """Text features are what open_clip's own text tower gives, each divided by its length."""

@@ -17,7 +17,8 @@ import pytest
 from conftest import ROOT
 from tests.conformance import ours
 from tests.conformance.names import NAMES
-from tests.controls import catalogue
+from tests.conformance.plugin import UNSHRUNK
+from tests.controls import TESTS, catalogue
 
 LEAST_CONTROLS, LEAST_EQUIVALENTS = 50, 10
 A_HANDFUL = 5  # other tests that may reject a control, too
@@ -40,12 +41,14 @@ def rejecting(solution: dict[str, Any]) -> set[str]:
     return {row["test"].rpartition("::")[2].partition("[")[0] for row in rows if row["verdict"] == "fail"}
 
 
-def test_every_control_is_rejected_by_the_test_named_for_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("module", TESTS)
+def test_every_control_is_rejected_by_the_test_named_for_it(module: str, tmp_path: Path) -> None:
     """Each wrong implementation fails the test named for it, and at most a handful of others: a failure points at the mistake."""
-    known = catalogue()
-    assert len(known) >= LEAST_CONTROLS
-    asked = conform(tmp_path / "controls.json", *(f"--impl=tests.controls:{key}" for key in known))
-    assert len(asked) == len(known)
+    known = {key: one for key, one in catalogue().items() if one.module == module}
+    labels = [f"--impl=tests.controls:{key}" for key in known]
+    files = [f"tests/{file}" for file in TESTS[module]]
+    asked = conform(tmp_path / "controls.json", f"--hypothesis-profile={UNSHRUNK}", *labels, *files)
+    assert len(asked) == len(known) > 0
     complaints = []
     for solution in asked:
         key = solution["solution"].rpartition(":")[2]
@@ -57,11 +60,20 @@ def test_every_control_is_rejected_by_the_test_named_for_it(tmp_path: Path) -> N
     assert not complaints, "\n".join(complaints)
 
 
+def test_the_catalogue_is_no_handful() -> None:
+    """There are wrong implementations enough, and every public name has some."""
+    assert len(catalogue()) >= LEAST_CONTROLS
+    assert {one.name for one in catalogue().values()} == {*NAMES}
+
+
 def test_correct_implementations_unlike_ours_are_accepted(tmp_path: Path) -> None:
     """A complete solution that is written otherwise (loops, einsum, other layouts and precisions) passes every test."""
-    (solution,) = conform(tmp_path / "equivalents.json", f"--impl={EQUIVALENTS}")
-    assert not rejecting(solution), rejecting(solution)
-    assert solution["holds"]
+    further = ("", ":by_hooks", ":by_weights")
+    asked = conform(tmp_path / "equivalents.json", *(f"--impl={EQUIVALENTS}{which}" for which in further))
+    for solution in asked:
+        assert not rejecting(solution), (solution["solution"], rejecting(solution))
+        assert solution["holds"]
+    solution = asked[0]
     claimed = {name for section in solution["sections"] for row in section["rows"] for name in row["names"]}
     assert claimed == {*NAMES}
     assert len(claimed) >= LEAST_EQUIVALENTS

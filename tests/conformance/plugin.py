@@ -18,6 +18,7 @@ from tests.conformance import table
 
 ROW = "vp_row"
 WORKERS = 2
+EXAMPLES = 15  # of each statement: on two cores, a complete solution is to take less than a minute
 UNSHRUNK = "unshrunk"  # --hypothesis-profile: counterexamples as they are found, which is quicker
 MAX_WORDS = 600  # of a counterexample
 
@@ -62,6 +63,7 @@ class Conformance:
         hypothesis.settings.register_profile(
             "conformance",
             parent=hypothesis.settings.get_profile("vp"),  # as tests have it without --impl
+            max_examples=EXAMPLES,
             derandomize=True,
             database=None,
             report_multiple_bugs=False,

@@ -15,7 +15,23 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-MODULES = ("prompts", "deep_prompts", "noise", "union", "evaluation", "training", "fine_tuning", "data", "graphs")
+TESTS = {  # by module: where the names are specified of which it has wrong implementations
+    "prompts": ["test_2_1_zero_shot.py", "test_2_2_visual_prompts.py"],
+    "deep_prompts": ["test_2_3_deep_prompts.py"],
+    "noise": ["test_2_4_noise.py"],
+    "union": ["test_2_5_union.py"],
+    "evaluation": ["test_evaluation.py"],
+    "training": ["test_training.py"],
+    "fine_tuning": ["test_1_2_fine_tuning.py"],
+    "data": ["test_data.py"],
+    "graphs": [
+        "test_3_1_adjacency.py",
+        "test_3_2_graph_convolution.py",
+        "test_3_3_matrix_form.py",
+        "test_3_4_permutations.py",
+        "test_3_5_transformers.py",
+    ],
+}
 
 
 @dataclass(frozen=True)
@@ -25,6 +41,11 @@ class Control:
     name: str  # the public name that it takes the place of
     wrong: Any
     rejected_by: str  # the test function that must fail
+
+    @property
+    def module(self) -> str:
+        """Where it is: `graphs`, say."""
+        return str(self.wrong.__module__).rpartition(".")[2]
 
     @property
     def says(self) -> str:
@@ -50,7 +71,7 @@ def control(name: str, rejected_by: str) -> Callable[[T], T]:
 
 def catalogue() -> dict[str, Control]:
     """All of them, by their own name."""
-    for module in MODULES:
+    for module in TESTS:
         importlib.import_module(f"tests.controls.{module}")
     return CATALOGUE
 

@@ -364,9 +364,12 @@ def two_hops_at_once(A: Tensor, H: Tensor, W: Tensor, B: Tensor, activation: Act
 
 
 @control("graph_convolution", "test_k_layers_see_exactly_the_k_hop_ball")
-def everyone_sees_everyone(A: Tensor, H: Tensor, W: Tensor, B: Tensor, activation: Activation) -> Tensor:
-    """The mean over all nodes."""
-    return activation(mean_over_all_nodes(A, H) @ W.T + H @ B.T)
+def sees_all_that_can_be_reached(A: Tensor, H: Tensor, W: Tensor, B: Tensor, activation: Activation) -> Tensor:
+    """The mean over all nodes that a path leads to, however long."""
+    reached = (torch.linalg.matrix_power((A != 0).double() + torch.eye(len(A)).double(), len(A)) > 0).to(H) * (A != 0).any(1)[
+        :, None
+    ]
+    return activation(_mean(reached) @ H @ W.T + H @ B.T)
 
 
 @control("graph_convolution", "test_k_layers_see_exactly_the_k_hop_ball")
@@ -591,8 +594,8 @@ def scaled_by_the_width_of_the_words(H: Tensor, W_q: Tensor, W_k: Tensor, W_v: T
 
 @control("self_attention", "test_self_attention_is_equivariant")
 def positions_inside(H: Tensor, W_q: Tensor, W_k: Tensor, W_v: Tensor, mask: Tensor | None) -> Tensor:
-    """Adds to each word where it stands."""
-    moved = H + torch.arange(len(H))[:, None]
+    """Without a mask, adds to each word where it stands."""
+    moved = H + torch.arange(len(H))[:, None] if mask is None else H
     return _attend(moved, W_q, W_k, mask) @ moved @ W_v.T
 
 
