@@ -19,7 +19,7 @@ from torch import nn
 
 from tests.controls import artifacts as controls
 from tests.test_artifacts import equal, largest_file
-from vp import experiments, performing, store
+from vp import computed, experiments, performing, store
 from vp.data import GaussianNoise
 from vp.evaluation import NetworkCost, network_cost
 from vp.experiments import NewHead, Result, Run, VisualPrompt
@@ -369,7 +369,7 @@ class World:
         monkeypatch.setattr(performing, "images_of", lambda run, split: SimpleNamespace(fingerprint=self.data[split]))
         monkeypatch.setattr(performing, "_backbone_fingerprint", lambda name, device: self.backbone)
         monkeypatch.setattr(performing, "pick_device", lambda name: SimpleNamespace(type=self.device))
-        monkeypatch.setattr(performing, "code_version", lambda: self.code)
+        monkeypatch.setattr(performing, "code_version", lambda modules: self.code)
 
 
 @pytest.fixture
@@ -514,7 +514,7 @@ def test_only_statements_are_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     def version(source: str) -> str:
         module.write_text(source)
-        return performing.code_version.__wrapped__((module.stem,))
+        return computed.code_version.__wrapped__((module.stem,))
 
     assert_only_statements_count(version)
 
@@ -531,7 +531,7 @@ def test_every_module_counts_for_the_code_version(tmp_path: Path, monkeypatch: p
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("first_for_a_test", "second_for_a_test"):
         (tmp_path / f"{name}.py").write_text(f"name = {name!r}\n")
-    version = performing.code_version.__wrapped__
+    version = computed.code_version.__wrapped__
     both, one = version(("first_for_a_test", "second_for_a_test")), version(("first_for_a_test",))
     (tmp_path / "second_for_a_test.py").write_text("name = 'changed'\n")
     assert len({both, one, version(("first_for_a_test", "second_for_a_test"))}) == 3

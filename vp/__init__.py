@@ -7,6 +7,7 @@ Rooms, in the order data flows; a module imports only from rooms above its own:
     sharing        one device for many processes: work shares it, a measurement has it alone
     downloads      files from the network: with progress and checksums, resumable
     artifacts      files that verify themselves: safetensors with a checksum, written atomically
+    computed       what all processes compute alike: once per machine, on disk, mapped; the version of the code
     data           images in memory: the embedded world, CIFAR, folders; splits; resize and normalise
     models         frozen CLIP and its zero-shot head, networks to fine-tune, in full and in miniature; the seven networks of 1.1
     prompts        visual prompts, and PromptedCLIP = prompt + frozen CLIP + text features

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialised
+from safetensors.torch import save_file
 from torch import Tensor
 
 from vp.runtime import VpError
@@ -40,23 +40,42 @@ def save(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, Any]) -> 
     Raises VpError when the folder is read-only or the disk is full; a file that stood there before is then untouched.
     """
     text = json.dumps(note, sort_keys=True)
-    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    content = serialised(plain, metadata={"note": text, "sha256": content_hash(plain, text)})
+    plain = _apart(tensors)
+    metadata = {"note": text, "sha256": content_hash(plain, text)}
     temporary = path.parent / f".{path.name}.{uuid4().hex}.part"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the user's umask gives it, which safetensors does not ask
+        save_file(plain, temporary, metadata)
+        temporary.chmod(mode)
         os.replace(temporary, path)
-    except OSError as error:
-        reason = error.strerror or error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise VpError(f"cannot write {path} ({reason}): free space there or set VP_HOME to a folder you can write") from error
     finally:
         with suppress(OSError):
             temporary.unlink()
 
 
-def load(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and note of a file that `save` wrote. Raises FileNotFoundError, or CorruptArtifact when the checksum fails."""
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors on the CPU, contiguous, each in a memory of its own; they may be large: copied only where it is not so already."""
+    plain: dict[str, Tensor] = {}
+    taken = set()
+    for name, tensor in tensors.items():
+        plain[name] = tensor.detach().cpu().contiguous()
+        memory = plain[name].untyped_storage()
+        if memory.nbytes() != plain[name].nbytes or memory.data_ptr() in taken:
+            plain[name] = plain[name].clone()
+        taken.add(memory.data_ptr())
+    return plain
+
+
+def load(path: Path, device: torch.device | str = "cpu", *, mapped: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and note of a file that `save` wrote. Raises FileNotFoundError, or CorruptArtifact when the checksum fails.
+
+    mapped: tensors on the CPU stay in the file, whose pages all processes share. For files that are never changed in place.
+    """
     if not path.exists():
         raise FileNotFoundError(path)
     try:
@@ -68,5 +87,5 @@ def load(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tens
     text = metadata.get("note", "")
     if metadata.get("sha256") != content_hash(tensors, text):
         raise CorruptArtifact(f"{path} does not match its checksum: delete it and it will be made again")
-    # Copies: what stays mapped from the file would change with the file.
-    return {name: tensor.to(device, copy=True) for name, tensor in tensors.items()}, json.loads(text)
+    # Copies, unless told otherwise: what stays mapped from the file changes with the file.
+    return {name: tensor.to(device, copy=not mapped) for name, tensor in tensors.items()}, json.loads(text)

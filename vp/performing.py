@@ -6,16 +6,16 @@ a new run leaves the results of all others valid.
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
+import platform
 import time
-from functools import cache, lru_cache
-from importlib.util import find_spec
-from pathlib import Path
+from functools import lru_cache
+from typing import Any
 
 import torch
 
+from vp.computed import address, code_version
 from vp.data import GaussianNoise, ImageSet, load_images, split_indices
 from vp.evaluation import (
     Batches,
@@ -98,12 +98,30 @@ _PREFIX: dict[tuple[str, str, int, torch.device], PrefixBatches] = {}
 
 
 def _training_prefix(images: ImageSet, clip: FrozenCLIP, block: int, device: torch.device) -> PrefixBatches:
-    """The prefix of one dataset and block at a time, shared by all runs of this process that train on it."""
+    """The prefix of one dataset and block at a time, computed once per machine, shared by all runs that train on it."""
     key = (images.fingerprint, clip.name, block, device)
     if key not in _PREFIX:
         _PREFIX.clear()
-        _PREFIX[key] = PrefixBatches(ImageBatches(images, clip.preprocess, device), clip, block)
+        # Before block 0 stands the patch embedding only, which costs next to nothing beside the training.
+        name = _address("prefix", images, clip, device, block=block) if block else None
+        _PREFIX[key] = PrefixBatches(ImageBatches(images, clip.preprocess, device), clip, block, name=name)
     return _PREFIX[key]
+
+
+def _address(what: str, images: ImageSet, frozen: FrozenCLIP | FineTunedFromFeatures, device: torch.device, **more: Any) -> str:
+    """By which all processes that compute the same, to the bit, find what one of them has computed."""
+    return address(
+        what,
+        images=images.fingerprint,
+        backbone=frozen.fingerprint,
+        preprocess=str(frozen.preprocess),
+        device=device.type,
+        precision=str(precision(device)),
+        code=code_version(_CODE_OF_A_RUN),
+        machine=platform.node(),
+        where={key: value for key, value in provenance(device).items() if key != "commit"},
+        **more,
+    )
 
 
 def training_batches(model: Classifier, images: ImageSet, device: torch.device) -> Batches:
@@ -111,7 +129,9 @@ def training_batches(model: Classifier, images: ImageSet, device: torch.device) 
     if isinstance(model, FastDeepPromptedCLIP):
         return _training_prefix(images, model.clip, model.prompt.block, device)
     batches = ImageBatches(images, model.preprocess, device)
-    return FeatureBatches(batches, model) if isinstance(model, FineTunedFromFeatures) else batches
+    if isinstance(model, FineTunedFromFeatures):
+        return FeatureBatches(batches, model, name=_address("features", images, model, device))
+    return batches
 
 
 def evaluation_batches(model: Classifier, images: ImageSet, device: torch.device, noise: GaussianNoise | None = None) -> Batches:
@@ -200,25 +220,6 @@ _CODE_OF_A_RUN = (
 )
 
 
-@cache
-def code_version(modules: tuple[str, ...] = _CODE_OF_A_RUN) -> str:
-    """Hash of the statements of the modules a Run's number depends on; comments, docstrings and layout do not count."""
-    digest = hashlib.sha256()
-    for module in modules:
-        spec = find_spec(module)
-        assert spec is not None
-        digest.update(_statements(Path(str(spec.origin)).read_text(encoding="utf-8")).encode())
-    return digest.hexdigest()
-
-
-def _statements(source: str) -> str:
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:]
-    return ast.dump(tree)
-
-
 def run_key(run: Run, seed: int, device: str = "auto") -> str:
     """Content hash that addresses a Result: the Run's canonical form, seed, data, backbone, kind of device and code."""
     chosen = pick_device(device)
@@ -230,7 +231,7 @@ def run_key(run: Run, seed: int, device: str = "auto") -> str:
         "backbone": _backbone_fingerprint(run.backbone, chosen),
         "device": chosen.type,
         "precision": str(precision(chosen)),
-        "code": code_version(),
+        "code": code_version(_CODE_OF_A_RUN),
         "weights": run_key(source_of(run), seed, device) if run.weights_from else None,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -36,6 +36,20 @@ def home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vp"
 
 
+def given_bytes(variable: str, otherwise: float) -> float:
+    """As many bytes as an environment variable gives GiB, or `otherwise`. Raises VpError when it is no number of at least 0."""
+    given = os.environ.get(variable)
+    if given is None:
+        return otherwise
+    try:
+        gib = float(given)
+    except ValueError:
+        gib = -1.0
+    if not gib >= 0:
+        raise VpError(f"{variable} is {given!r}: give a number of GiB of at least 0")
+    return gib * 2**30
+
+
 def pick_device(name: str = "auto") -> torch.device:
     """`auto` (CUDA if there is any, else the CPU), `cpu`, `cuda` or `mps`. Raises NotAvailable when it is not here."""
     if name == "auto":

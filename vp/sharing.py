@@ -80,7 +80,9 @@ class SharedDevice:
     def _acquire_one(self) -> ExitStack:
         held, own = ExitStack(), os.getpid() % SLOTS
         try:
-            with _patiently(self._lock("gate")):
+            with patiently(
+                self._lock("gate"), "waiting: another process measures and has this device to itself, or waits to have it"
+            ):
                 for slot in (*range(own, SLOTS), *range(own)):
                     with suppress(Timeout):
                         held.enter_context(self._lock(slot).acquire(timeout=0))
@@ -110,12 +112,12 @@ class SharedDevice:
 
 
 @contextmanager
-def _patiently(lock: FileLock) -> Iterator[None]:
-    """Acquire a lock, and say after a few seconds what is being waited for."""
+def patiently(lock: FileLock, said: str) -> Iterator[None]:
+    """Hold a lock; who has waited for it a few seconds is told what for."""
     try:
         lock.acquire(timeout=SILENT_S)
     except Timeout:
-        print("waiting: another process measures and has this device to itself, or waits to have it", file=sys.stderr, flush=True)
+        print(said, file=sys.stderr, flush=True)
         lock.acquire()
     try:
         yield

@@ -24,10 +24,11 @@ import torch
 from filelock import FileLock, Timeout
 
 from vp import artifacts
+from vp.computed import code_version
 from vp.evaluation import NetworkCost, Timing, network_cost
 from vp.experiments import Result, Run, source_of
 from vp.models import build_network
-from vp.performing import code_version, perform, run_key
+from vp.performing import perform, run_key
 from vp.runtime import VpError, home, provenance
 
 T = TypeVar("T")

@@ -58,6 +58,16 @@ def load_cifar(name: str, split: str, root: Path) -> ImageSet:
     raise NotAvailable(f"{name} is not in {root}: {CURE}")
 
 
+def files_of_cifar(name: str, split: str, root: Path) -> list[Path]:
+    """What `load_cifar` would look at, files and folders; none where nothing is. Raises NotAvailable where they are not CIFAR's."""
+    reader = READERS[name]
+    published = [root / reader.filename, root / GENERATED, *(root / reader.base_folder).glob("*")]
+    if found := sorted(path for path in published if path.is_file()):
+        return found
+    folder = _class_folders(name, root)
+    return [] if folder is None else sorted((folder / split).rglob("*"))
+
+
 def _reader(name: str, root: Path) -> type[CIFAR10]:
     """torchvision's class, or one with the checksums of the stand-ins that `generate_cifar` put there, for a rehearsal."""
     reader = READERS[name]

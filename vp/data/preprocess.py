@@ -22,6 +22,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 CIFAR100_MEAN = (0.5071, 0.4867, 0.4408)
 CIFAR100_STD = (0.2675, 0.2565, 0.2761)
 WEIGHT_STEPS = 2**22  # of 1: PRECISION_BITS of Pillow are 32 less 8 for the values and 2 for what a sum may exceed them by
+BAND_ROWS = 56  # made at a time of images that have no more, on a CPU: each row depends on few, and the others only cost time
 CHUNK_BYTES = 2**22  # of output made at a time on a CPU, so that all steps but the first find it in the cache
 
 
@@ -54,6 +55,18 @@ def _weights(size_in: int, size_out: int, mode: str) -> Tensor:
         taps = torch.tensor([kernel((j - centre + 0.5) / widen) for j in range(low, high)], dtype=torch.float64)
         matrix[i, low:high] = taps / taps.sum()
     return ((matrix * WEIGHT_STEPS).round() / WEIGHT_STEPS).float()
+
+
+@lru_cache(maxsize=64)
+def _bands(size_in: int, size_out: int, mode: str, rows: int) -> list[tuple[slice, slice, Tensor]]:
+    """`_weights` in bands of `rows`: which rows a band makes, from which, and their weights; what it leaves out is 0."""
+    matrix, bands = _weights(size_in, size_out, mode), []
+    for start in range(0, size_out, rows):
+        band = matrix[start : start + rows]
+        used = band.any(0).nonzero()
+        needed = slice(int(used[0]), int(used[-1]) + 1)
+        bands.append((slice(start, start + rows), needed, band[:, needed].contiguous()))
+    return bands
 
 
 def new_size(height: int, width: int, size: int | tuple[int, int]) -> tuple[int, int]:
@@ -95,13 +108,19 @@ def _resample(pixels: Tensor, size: tuple[int, int], mode: str, out: Tensor | No
     over the small side of the product instead of the large one.
     """
     (height, width), (new_height, new_width) = pixels.shape[-2:], size
-    across, down = (_weights(n, m, mode).to(pixels.device) for n, m in ((width, new_width), (height, new_height)))
     grey = pixels.float()
     with torch.autocast(pixels.device.type, enabled=False):  # 8 bits of a bfloat16 would not hold a grey level
         if new_width != width:
+            across = _weights(width, new_width, mode).to(pixels.device)
             grey = torch.matmul(grey.add_(0.5), across.T, out=out if new_height == height else None).floor_().clamp_(0, 255)
         if new_height != height:
-            grey = torch.matmul(down, grey.add_(0.5), out=out).floor_().clamp_(0, 255)
+            rows = BAND_ROWS if pixels.device.type == "cpu" and height <= BAND_ROWS else new_height
+            small = grey.add_(0.5).flatten(0, 1)
+            grey = grey.new_empty(*grey.shape[:2], new_height, new_width) if out is None else out
+            for made, needed, down in _bands(height, new_height, mode, rows):
+                weights = down.to(pixels.device).expand(len(small), -1, -1)
+                torch.bmm(weights, small[:, needed], out=grey.flatten(0, 1)[:, made])
+            grey.floor_().clamp_(0, 255)
     return grey
 
 

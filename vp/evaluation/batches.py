@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sized
 from typing import Any, Protocol
@@ -10,10 +9,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from vp.computed import Content, once
 from vp.data import GaussianNoise, ImageSet, Preprocess
+from vp.evaluation.cost import wait_for_device
 from vp.models import FineTunedFromFeatures, FrozenCLIP
 from vp.prompts.deep import LastBlockInputs, last_block_inputs, reads_one_token, tokens_before_block, vision_blocks
-from vp.runtime import VpError, device_share, mixed_precision, out_of_memory
+from vp.runtime import device_share, given_bytes, mixed_precision, out_of_memory
 
 CACHE_GIB = "VP_CACHE_GIB"
 
@@ -84,9 +85,10 @@ class ComputedBatches:
     """What a frozen network makes of each image, `compute(inputs)`, computed once and kept on the device.
 
     What exceeds `cache_bytes()`, or is asked for once only (`keep=False`), is computed batch by batch, at every pass.
+    What has a `name`, its `vp.computed.address`, is computed once for all processes of a machine.
     """
 
-    def __init__(self, images: ImageBatches, *, keep: bool = True, batch_size: int = 250) -> None:
+    def __init__(self, images: ImageBatches, *, keep: bool = True, batch_size: int = 250, name: str | None = None) -> None:
         self.images = images
         self.kept: tuple[Tensor, ...] | None = None
         if not keep or not len(images):
@@ -94,7 +96,7 @@ class ComputedBatches:
         first = self._computed(torch.arange(1))
         if sum(part.numel() * part.element_size() for part in first) * len(images) <= cache_bytes(first[0].device):
             try:
-                self.kept = self._all(first, batch_size)
+                self.kept = self._all(first, batch_size) if name is None else self._once(name, first, batch_size)
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
@@ -104,6 +106,15 @@ class ComputedBatches:
                     f"fewer workers, or a smaller {CACHE_GIB}, leave more of it",
                     file=sys.stderr,
                 )
+
+    def _once(self, name: str, first: tuple[Tensor, ...], batch_size: int) -> tuple[Tensor, ...]:
+        def compute() -> Content:
+            kept = self._all(first, batch_size)
+            wait_for_device()
+            return {str(i): part for i, part in enumerate(kept)}, {}
+
+        parts, _ = once(name, compute)
+        return tuple(parts[str(i)].to(part.device) for i, part in enumerate(first))
 
     def _all(self, first: tuple[Tensor, ...], batch_size: int) -> tuple[Tensor, ...]:
         """Batches halve where memory is too small for them, down to a single image."""
@@ -148,9 +159,9 @@ class ComputedBatches:
 class FeatureBatches(ComputedBatches):
     """What FineTunedFromFeatures takes: features (B, D). N D numbers, 4 bytes each: 102 MB for 50,000 images of ResNet-18."""
 
-    def __init__(self, images: ImageBatches, network: FineTunedFromFeatures, *, keep: bool = True, batch_size: int = 250) -> None:
+    def __init__(self, images: ImageBatches, network: FineTunedFromFeatures, **kept: Any) -> None:
         self.network = network
-        super().__init__(images, keep=keep, batch_size=batch_size)
+        super().__init__(images, **kept)
 
     def compute(self, inputs: Tensor) -> tuple[Tensor, ...]:
         """Preprocessed images (B, 3, S, S) to features (B, D)."""
@@ -164,10 +175,10 @@ class PrefixBatches(ComputedBatches):
     ViT-B/32.
     """
 
-    def __init__(self, images: ImageBatches, clip: FrozenCLIP, block: int, *, keep: bool = True, batch_size: int = 250) -> None:
+    def __init__(self, images: ImageBatches, clip: FrozenCLIP, block: int, **kept: Any) -> None:
         self.clip, self.block = clip, block
         self.last = block == len(vision_blocks(clip)) - 1 and reads_one_token(clip)
-        super().__init__(images, keep=keep, batch_size=batch_size)
+        super().__init__(images, **kept)
 
     def compute(self, inputs: Tensor) -> tuple[Tensor, ...]:
         """Preprocessed images (B, 3, S, S) to the tokens (B, L, D), or the parts of LastBlockInputs."""
@@ -187,15 +198,7 @@ def cache_bytes(device: torch.device) -> float:
 
     Raises VpError when VP_CACHE_GIB is no number of at least 0.
     """
-    given = os.environ.get(CACHE_GIB)
-    if given is None:
-        if device.type != "cuda":
-            return 4 * 2**30
-        return 0.4 * torch.cuda.get_device_properties(device).total_memory / device_share()
-    try:
-        gib = float(given)
-    except ValueError:
-        gib = -1.0
-    if not gib >= 0:
-        raise VpError(f"{CACHE_GIB} is {given!r}: give a number of GiB of at least 0")
-    return gib * 2**30
+    otherwise = 4.0 * 2**30
+    if device.type == "cuda":
+        otherwise = 0.4 * torch.cuda.get_device_properties(device).total_memory / device_share()
+    return given_bytes(CACHE_GIB, otherwise)

@@ -108,7 +108,7 @@ def time_each(
     no further turn begins, but three are always measured (or `repeats`, if fewer). The device has finished its work whenever the
     clock is read.
     """
-    wait = _synchronise if synchronise is None else synchronise
+    wait = wait_for_device if synchronise is None else synchronise
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     begun = clock()
     for turn in range(warmup + repeats):
@@ -124,7 +124,8 @@ def time_each(
     return seconds
 
 
-def _synchronise() -> None:
+def wait_for_device() -> None:
+    """Return when the device has done what it was given."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     elif torch.backends.mps.is_available():

@@ -180,6 +180,13 @@ class FineTunedFromFeatures(FineTunedNetwork):
     def __init__(self, pretrained: PretrainedNetwork, classes: int) -> None:
         super().__init__(pretrained, classes, statistics="frozen")
         self.network.eval()
+        self.name = pretrained.name
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of what `features` depends on: all weights and statistics but the head's, and the preprocessing."""
+        frozen = {name: t for name, t in self.network.state_dict().items() if not name.startswith(f"{self.head_name}.")}
+        return content_hash(frozen, note=f"{self.name} {self.preprocess}")
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, D) to logits (B, K)."""
