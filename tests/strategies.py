@@ -4,6 +4,7 @@ shrink and replay."""
 from __future__ import annotations
 
 import warnings
+from functools import cache
 from itertools import combinations, product
 from typing import Any, NamedTuple
 
@@ -12,7 +13,12 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 from hypothesis.vendor import pretty
+from open_clip import CLIP, SimpleTokenizer
+from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from torch import Tensor
+
+from vp.models.mini_clip import mini_tokenizer
+from vp.runtime import own_random_stream
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -25,6 +31,22 @@ def tensor(seed: int, *shape: int) -> Tensor:
 def pixels(seed: int, *shape: int) -> Tensor:
     """Uniform uint8 values of a shape, from a seed."""
     return torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+WIDTH, BLOCKS = 16, 3  # of the small model's vision transformer
+
+
+@cache
+def tokenizer() -> SimpleTokenizer:
+    """The miniature CLIP's, for texts of up to 18 tokens."""
+    return mini_tokenizer()
+
+
+def small_model(**vision: object) -> CLIP:
+    """A random CLIP of open_clip on images of 16 px, in evaluation mode: what is stated of it holds for any weights."""
+    with own_random_stream(0):
+        config = {"layers": BLOCKS, "width": WIDTH, "head_width": 8, "patch_size": 8, "image_size": 16, **vision}
+        return CLIP(8, CLIPVisionCfg(**config), CLIPTextCfg(context_length=20, width=16, heads=2, layers=1)).eval()
 
 
 image_sizes = st.integers(5, 24)

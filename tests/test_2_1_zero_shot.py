@@ -10,17 +10,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from open_clip import CLIP, SimpleTokenizer
+from open_clip import CLIP
 from torch.nn.functional import normalize
 
 from tests.conformance.agree import agree
-from tests.strategies import batches, pixels, seeds, tensor
+from tests.strategies import batches, pixels, seeds, small_model, tensor, tokenizer
 from vp.data import Preprocess
 from vp.evaluation import contrast_test, wilson_interval
 from vp.expectations import positive_verdict
 from vp.experiments import Run, runs
 from vp.models import DEFAULT_TEMPLATE, FrozenCLIP, cosine_logits, fill_template, label_probabilities, load_clip
-from vp.models.mini_clip import mini_tokenizer, new_mini_clip
+from vp.models.mini_clip import new_mini_clip
 from vp.performing import images_of
 from vp.runtime import NotAvailable, VpError, pick_device
 from vp.writeup import prediction_bars, to_svg
@@ -28,11 +28,6 @@ from vp.writeup import prediction_bars, to_svg
 NAMES, TEXTS = ["house", "red_leaf", "moon"], [f"This is a photo of a {name}" for name in ("house", "red leaf", "moon")]
 
 FEW = settings(max_examples=6)  # where each example is a forward of a whole CLIP
-
-
-@cache
-def tokenizer() -> SimpleTokenizer:
-    return mini_tokenizer()
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +38,8 @@ def clip() -> FrozenCLIP:
 
 @cache
 def mini() -> CLIP:
-    """The same as open_clip has it. Each implementation gets a copy of its own, for it may freeze or hook what it is given."""
-    return new_mini_clip(1).eval()
+    """One as open_clip has it. Each implementation gets a copy of its own, for it may freeze or hook what it is given."""
+    return small_model(image_size=40)
 
 
 @pytest.mark.claim("logits-are-scaled-cosines")
@@ -144,7 +139,7 @@ def test_a_frozen_clip_stays_frozen(clip: FrozenCLIP) -> None:
 
 def test_the_fingerprint_sees_every_weight(clip: FrozenCLIP) -> None:
     """Two backbones that differ in one weight have different fingerprints."""
-    other = FrozenCLIP("random", new_mini_clip(1), mini_tokenizer(), Preprocess(40))
+    other = FrozenCLIP("random", new_mini_clip(1), tokenizer(), Preprocess(40))
     assert other.fingerprint == clip.fingerprint
     other.model.visual.proj.data[0, 0] += 1e-3
     assert other.fingerprint != clip.fingerprint

@@ -7,9 +7,8 @@ import torch
 from hypothesis import given, settings
 
 from tests.conformance.agree import agree
-from tests.strategies import Sizes, batches, prompt_sizes, seeds, tensor
+from tests.strategies import Sizes, batches, prompt_sizes, seeds, small_model, tensor, tokenizer
 from vp.experiments import runs
-from vp.models.mini_clip import mini_tokenizer, new_mini_clip
 from vp.performing import images_of, restore_model
 from vp.prompts import VISUAL_PROMPTS, FixedPatch, Padding, RandomPatch
 from vp.runtime import pick_device
@@ -199,8 +198,8 @@ class AddedPicture(torch.nn.Module):
 def test_nothing_but_the_prompt_gets_a_gradient(impl, seed: int) -> None:
     """Training a prompted CLIP gives gradients to every prompt pixel and to nothing else."""
     torch.manual_seed(seed)
-    clip, prompt = new_mini_clip(1), AddedPicture(40)
-    model = impl.PromptedCLIP(clip, mini_tokenizer(), ["house", "car", "moon"], prompt)
+    clip, prompt = small_model(image_size=40), AddedPicture(40)
+    model = impl.PromptedCLIP(clip, tokenizer(), ["house", "car", "moon"], prompt)
     logits = model(tensor(seed, 2, 3, 40, 40))
     assert logits.requires_grad, "the logits do not depend on the prompt: nothing is learnt"
     torch.nn.functional.cross_entropy(logits, torch.tensor([0, 2])).backward()

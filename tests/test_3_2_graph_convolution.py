@@ -10,7 +10,7 @@ from typing import Any
 import networkx as nx
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd.functional import jacobian
@@ -315,6 +315,7 @@ def assert_sees_the_ball(form: Callable[..., Tensor], graph: nx.Graph, depth: in
 
 @pytest.mark.claim("receptive-field")
 @pytest.mark.specifies("graph_convolution")
+@example(graph=nx.path_graph(4), depth=1)
 @given(graph=st.one_of(simple_graphs(min_nodes=1), directed_graphs(min_nodes=1)), depth=st.integers(1, 3))
 def test_k_layers_see_exactly_the_k_hop_ball(impl, graph: nx.Graph, depth: int) -> None:
     """A layer of either reaches immediate neighbours only; k layers see the nodes within k hops, every one and no others."""

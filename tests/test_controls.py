@@ -18,7 +18,7 @@ from conftest import ROOT
 from tests.conformance import ours
 from tests.conformance.names import NAMES
 from tests.conformance.plugin import UNSHRUNK
-from tests.controls import TESTS, catalogue
+from tests.controls import MODULES, catalogue
 
 LEAST_CONTROLS, LEAST_EQUIVALENTS = 50, 10
 A_HANDFUL = 5  # other tests that may reject a control, too
@@ -41,12 +41,13 @@ def rejecting(solution: dict[str, Any]) -> set[str]:
     return {row["test"].rpartition("::")[2].partition("[")[0] for row in rows if row["verdict"] == "fail"}
 
 
-@pytest.mark.parametrize("module", TESTS)
-def test_every_control_is_rejected_by_the_test_named_for_it(module: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("section", MODULES)
+def test_every_control_is_rejected_by_the_test_named_for_it(section: str, tmp_path: Path) -> None:
     """Each wrong implementation fails the test named for it, and at most a handful of others: a failure points at the mistake."""
-    known = {key: one for key, one in catalogue().items() if one.module == module}
+    modules, tests = MODULES[section]
+    known = {key: one for key, one in catalogue().items() if one.module in modules}
     labels = [f"--impl=tests.controls:{key}" for key in known]
-    files = [f"tests/{file}" for file in TESTS[module]]
+    files = [f"tests/test_{test}.py" for test in tests]
     asked = conform(tmp_path / "controls.json", f"--hypothesis-profile={UNSHRUNK}", *labels, *files)
     assert len(asked) == len(known) > 0
     complaints = []

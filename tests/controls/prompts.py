@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, pad
 
 from tests.controls import control
-from vp.prompts import FixedPatch, Padding
+from vp.prompts import FixedPatch, Padding, RandomPatch
 
 
 @control("FixedPatch", "test_a_prompt_never_modifies_the_batch_it_is_given")
@@ -83,6 +83,37 @@ class CopiesASide(Padding):
 
 
 # -- zero-shot CLIP --------------------------------------------------------------------------------------------------------
+
+
+@control("RandomPatch", "test_the_random_patch_reaches_every_place_and_differs_between_images")
+class OnePlaceForTheBatch(RandomPatch):
+    """Draws one place for all images of a batch."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        rest = self.image_size - self.patch.shape[-1]
+        top, left = torch.randint(rest + 1, (2,)).tolist()
+        return images + pad(self.patch, (left, rest - left, top, rest - top))
+
+
+@control("RandomPatch", "test_the_random_patch_reaches_every_place_and_differs_between_images")
+class NeverAtTheEdge(RandomPatch):
+    """Leaves out the last row and column of places, an index too few."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        rest = self.image_size - self.patch.shape[-1]
+        places = torch.randint(max(rest, 1), (len(images), 2)).tolist()
+        return images + torch.cat([pad(self.patch, (left, rest - left, top, rest - top)) for top, left in places])
+
+
+@control("RandomPatch", "test_the_random_patch_is_added_whole_at_some_place_of_each_image")
+class CutAtTheEdge(RandomPatch):
+    """Lets the patch stick out of the image, and rolls what does to the other side."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        rest = self.image_size - self.patch.shape[-1]
+        whole = pad(self.patch, (0, rest, 0, rest))
+        places = torch.randint(self.image_size, (len(images), 2)).tolist()
+        return images + torch.cat([whole.roll((top, left), (2, 3)) for top, left in places])
 
 
 @control("zero_shot_logits", "test_logits_are_the_scaled_cosine")
