@@ -18,7 +18,7 @@ import hypothesis
 import pytest
 
 from tests import full_scale
-from tests.conformance import plugin as conformance
+from tests.conformance import options as conformance
 from vp.devices import give_worker_its_device
 
 ROOT = Path(__file__).parent
@@ -73,7 +73,9 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.register_profile("vp", deadline=None, max_examples=int(os.environ.get("VP_EXAMPLES", "25")))
     hypothesis.settings.load_profile("vp")
     if config.getoption("--impl"):
-        config.pluginmanager.register(conformance.Conformance(config), "vp-conformance")
+        from tests.conformance.plugin import Conformance
+
+        config.pluginmanager.register(Conformance(config), "vp-conformance")
     # --fresh means "newer than the start of the whole session", so that workers still share what one of them trains.
     config.stash[STARTED] = getattr(config, "workerinput", {}).get("vp_started", time.time())
 

@@ -269,27 +269,29 @@ def test_a_test_uses_the_names_of_its_marker_only() -> None:
 
 # -- whole sessions ------------------------------------------------------------------------------------------------------------
 
+RIGHT = "import networkx as nx\ndef adjacency_matrix(graph, nodelist):{}\n    return nx.to_numpy_array(graph, nodelist)"
 SESSIONS = {
-    "ends_the_process": ("import os\ndef Padding(size, image_size): os._exit(3)", "ended the process it ran in"),
-    "ends_at_import": ("import os\nos._exit(3)", "does not import"),
-    "prints": (PROMPT.replace("Padding", "Padding") + "        print('hello')\n        return x", None),
-    "loops_in_c": ("def Padding(size, image_size): return sum(iter(int, 1))", "did not come to an end"),
+    "ends_the_process": ("import os\ndef adjacency_matrix(graph, nodelist): os._exit(3)", "ended the process it ran in, or hung"),
+    "ends_at_import": ("import os\nos._exit(3)", "does not import: it ended the process"),
+    "hangs_in_c": ("def adjacency_matrix(graph, nodelist): return sum(iter(int, 1))", "ended the process it ran in, or hung"),
+    "prints": (RIGHT.format("\n    print('hello')"), ""),
+    "is_right": (RIGHT.format(""), ""),
 }
 
 
 def test_foreign_code_cannot_take_the_suite_down(tmp_path: Path) -> None:
     """Code that ends its process, hangs or prints costs its own rows; every other solution is asked all the same."""
-    labels = {name: write(tmp_path / f"{name}.py", code) for name, (code, _) in SESSIONS.items()}
-    good = ROOT / "tests/conformance/examples/course_adapter.py"
-    statement = "tests/test_2_2_visual_prompts.py::test_a_prompt_keeps_the_shape_of_its_images"
-    options = ["-n", "1", "--time-limit=1", *(f"--impl={label}" for label in [*labels.values(), str(good)]), statement]
+    labels = [write(tmp_path / f"{name}.py", code) for name, (code, _) in SESSIONS.items()]
+    statement = "tests/test_3_1_adjacency.py::test_entries_count_the_edges_from_u_to_v"
+    options = ["-n", "1", "--time-limit=1", *(f"--impl={label}" for label in labels), statement]
     found = {Path(one["solution"]).stem: one for one in conform(tmp_path / "results.json", *options)}
     for name, (_, words) in SESSIONS.items():
-        told = found[name]["problem"] + "".join(row["words"] for part in found[name]["sections"] for row in part["rows"])
-        assert words is None or words in told, (name, told)
-    assert found["prints"]["prints"] == ["Padding"]
-    assert found["course_adapter"]["holds"]
-    assert found["course_adapter"]["passed"] == 2
+        rows = [row for part in found[name]["sections"] for row in part["rows"]]
+        told = found[name]["problem"] or rows[0]["words"]
+        assert words in told, (name, told)
+        assert found[name]["holds"] == (not words), (name, told)
+    assert found["prints"]["prints"] == ["adjacency_matrix"]
+    assert found["is_right"]["prints"] == []
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 names      the public names that a solution may have, how they are called, and what they give back
 ours       the same names, as vp has them: what the specification is asked of without --impl
 foreign    importing a solution and calling it, watched: time, exceptions, changed inputs, results of another kind
+options    --impl and --time-limit
 plugin     the pytest side: which tests are asked, in processes of their own
 table      what came of it: a table a section, on the terminal, as JSON and in the HTML report
 examples   a solution of the course's template, and the adapter that it takes

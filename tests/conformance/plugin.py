@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -15,29 +13,12 @@ import hypothesis
 import pytest
 
 from tests.conformance import table
+from tests.conformance.options import names_of
 
 ROW = "vp_row"
-WORKERS = 2
 EXAMPLES = 15  # of each statement: on two cores, a complete solution is to take less than a minute
 UNSHRUNK = "unshrunk"  # --hypothesis-profile: half as many examples, and counterexamples as they are found, which is quicker
 MAX_WORDS = 600  # of a counterexample
-
-
-def add_options(group: pytest.OptionGroup) -> None:
-    group.addoption(
-        "--impl",
-        action="append",
-        metavar="SOLUTION",
-        help="ask the specification of this file.py, module, or either:object, in place of vp; may be given several times",
-    )
-    group.addoption("--time-limit", type=float, default=10.0, metavar="S", help="with --impl: seconds for one call of a solution")
-
-
-def names_of(item: pytest.Item) -> tuple[str, ...]:
-    """The public names that a test speaks of; {name} in a marker is a parameter of the test."""
-    parameters = getattr(getattr(item, "callspec", None), "params", {})
-    asked = [name for marker in item.iter_markers("specifies") for name in marker.args]
-    return tuple(re.sub(r"\{(\w+)\}", lambda found: str(parameters[found[1]]), name) for name in asked)
 
 
 class Conformance:
@@ -159,14 +140,15 @@ class Conformance:
             if report.when == "teardown" and report.outcome == "passed":
                 return
             self.rows[report.nodeid] = row
-        elif report.outcome == "failed":  # its worker ended: the row of its setup says which test it was
-            if row := self.rows.get(report.nodeid):
-                words = "ended the process it ran in, or hung where it could not be interrupted"
-                self.rows[report.nodeid] = row.but(verdict=table.FAIL, words=words)
-                from tests.conformance.foreign import Marks
+        elif report.outcome == "failed" and (row := self.rows.get(report.nodeid)):  # its worker ended, after the setup told of it
+            from tests.conformance.foreign import Marks
 
-                for name in row.names:
-                    Marks(self.marks, row.solution).leave(f"name-{name}", f"{words}, in {row.function}; not tried again")
+            marks = Marks(self.marks, row.solution)
+            words = "ended the process it ran in, or hung where it could not be interrupted"
+            importing = marks.left("importing")
+            self.rows[report.nodeid] = row.but(verdict=table.FAIL, words=importing or words)
+            for name in () if importing else row.names:
+                marks.leave(f"name-{name}", f"{words}, in {row.function}; not tried again")
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -231,16 +213,3 @@ def _example(error: BaseException, not_drawn: set[str]) -> str:
 
 def _is_plain(value: object) -> bool:
     return isinstance(value, str | int | float | bool)
-
-
-def use_workers(config: pytest.Config) -> None:
-    """Foreign code runs in workers only, which may die: unless the caller says otherwise, two of them."""
-    if not config.getoption("--impl") or hasattr(config, "workerinput"):
-        return
-    option = config.option
-    if getattr(option, "numprocesses", None) is None and not option.usepdb:
-        option.numprocesses = min(WORKERS, os.cpu_count() or 1)
-    if getattr(option, "maxworkerrestart", None) is None:
-        option.maxworkerrestart = "100000"
-    with contextlib.suppress(AttributeError):
-        option.verbose = min(option.verbose, 0)

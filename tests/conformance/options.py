@@ -1,0 +1,38 @@
+"""The options of conformance mode, and what conftest.py needs of it before a worker has its device: nothing here imports torch."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import pytest
+
+WORKERS = 2
+
+
+def add_options(group: pytest.OptionGroup) -> None:
+    group.addoption(
+        "--impl",
+        action="append",
+        metavar="SOLUTION",
+        help="ask the specification of this file.py, module, or either:object, in place of vp; may be given several times",
+    )
+    group.addoption("--time-limit", type=float, default=10.0, metavar="S", help="with --impl: seconds for one call of a solution")
+
+
+def names_of(item: pytest.Item) -> tuple[str, ...]:
+    """The public names that a test speaks of; {name} in a marker is a parameter of the test."""
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    asked = [name for marker in item.iter_markers("specifies") for name in marker.args]
+    return tuple(re.sub(r"\{(\w+)\}", lambda found: str(parameters[found[1]]), name) for name in asked)
+
+
+def use_workers(config: pytest.Config) -> None:
+    """Foreign code runs in workers only, which may die: unless the caller says otherwise, two of them."""
+    if not config.getoption("--impl") or hasattr(config, "workerinput"):
+        return
+    option = config.option
+    if getattr(option, "numprocesses", None) is None and not option.usepdb:
+        option.numprocesses = min(WORKERS, os.cpu_count() or 1)
+    if getattr(option, "maxworkerrestart", None) is None:
+        option.maxworkerrestart = "100000"
