@@ -53,19 +53,25 @@ def solution(tmp_path: Path) -> Callable[..., Foreign]:
         ),
         ("def f(:", r"does not import: raised SyntaxError: .*\(solution.py, line 1\)"),
         ("x = 1\nraise ValueError('no data')", r"does not import: raised ValueError: no data \(solution.py, line 2\)"),
-        ("while True: pass", "does not import: it ran for more than 0.5 s"),
+        ("while True: pass", r"does not import: it ran for more than 3 s \(--time-limit\)"),
         ("import sys\nsys.exit(0)", r"does not import: raised SystemExit: 0 \(solution.py, line 2\)"),
+        (
+            "import argparse\nargparse.ArgumentParser().parse_args(['--no'])",
+            "raised SystemExit: 2 .*; it said: .*unrecognized arguments",
+        ),
+        ("input()", "does not import: asks for input"),
+        ("def __getattr__(name): raise RuntimeError(name)", "does not import: raised RuntimeError: new_head"),
     ],
-    ids=["missing module", "syntax", "raises", "hangs", "exits"],
+    ids=["missing module", "syntax", "raises", "hangs", "exits", "command line", "input", "names"],
 )
 def test_a_solution_that_does_not_import_says_why(solution, code: str, words: str) -> None:
     """A solution that does not import, or not in time, gives a sentence, and is not tried a second time."""
     foreign = solution(code)
     with pytest.raises(GivenUp, match=words):
-        foreign.missing(("Padding",))
+        _ = foreign.names
     write(Path(foreign.label), "def Padding(size, image_size): ...")
     with pytest.raises(GivenUp, match=words):
-        foreign.missing(("Padding",))
+        _ = foreign.names
 
 
 def test_an_import_that_ended_its_process_is_not_tried_again(solution) -> None:
@@ -73,19 +79,20 @@ def test_an_import_that_ended_its_process_is_not_tried_again(solution) -> None:
     foreign = solution("")
     foreign.marks.leave("importing", "does not import: it ended the process, or ran too long")
     with pytest.raises(GivenUp, match="it ended the process, or ran too long"):
-        foreign.missing(("Padding",))
+        _ = foreign.names
 
 
 def test_names_may_be_in_a_file_a_module_or_an_object_of_either(tmp_path: Path) -> None:
     """A label is a file, a module, or either with a colon and what holds the names: a class, a namespace or a dict."""
     path = write(tmp_path / "own.py", "from neighbour import f\nclass Best:\n    split = f\nnames = {'split': f}")
-    write(tmp_path / "neighbour.py", "def f(count, share, seed): return [], []")
-    assert load(path).f is load(f"{path}:names")["split"]
+    write(tmp_path / "neighbour.py", "def f(count, share, seed): return [count], []")
     for holder in ("Best", "names"):
-        assert Foreign(f"{path}:{holder}", Marks(tmp_path / "m", holder), 9).missing(("split", "union")) == ["union"]
+        foreign = Foreign(f"{path}:{holder}", Marks(tmp_path / "marks", holder), 9)
+        assert foreign.names == ("split",)
+        assert foreign.split(3, 0.5, 0) == ([3], [])
     assert load("tests.conformance.ours:split") is load("tests.conformance.ours").split
-    with pytest.raises(Complaint, match="has no 'Worst'"):
-        load(f"{path}:Worst")
+    with pytest.raises(Complaint, match="has no 'worst'"):
+        load("tests.conformance.ours:worst")
     with pytest.raises(Complaint, match="there is no file"):
         load(str(tmp_path / "nothing.py"))
 
@@ -93,7 +100,7 @@ def test_names_may_be_in_a_file_a_module_or_an_object_of_either(tmp_path: Path) 
 def test_nothing_of_ours_stands_in_for_a_missing_name(solution) -> None:
     """A name that a solution does not have is not claimed."""
     foreign = solution("def split(count, share, seed): ...")
-    assert foreign.missing(("split", "union")) == ["union"]
+    assert foreign.names == ("split",)
     with pytest.raises(NotClaimed):
         _ = foreign.union
 
@@ -152,10 +159,37 @@ def test_what_a_call_does_wrong_is_said_in_words(solution, code: str, words: str
 def test_a_call_that_never_ends_is_ended_and_not_tried_again(solution) -> None:
     """What runs longer than the limit is interrupted; the other tests of the name do not wait for it again."""
     foreign = solution("import time\ndef split(count, share, seed):\n    while True: time.sleep(0.01)")
-    with pytest.raises(GivenUp, match=r"split\(5, 0.2, 0\) did not come to an end in 0.5 s$"):
+    with pytest.raises(GivenUp, match=r"split\(5, 0.2, 0\) did not come to an end in 0.5 s \(--time-limit\)$"):
         foreign.split(5, 0.2, 0)
-    with pytest.raises(GivenUp, match=r"did not come to an end in 0\.5 s; not tried again"):
+    with pytest.raises(GivenUp, match=r"did not come to an end in 0\.5 s \(--time-limit\); not tried again"):
         foreign.split(6, 0.2, 0)
+
+
+def test_solutions_do_not_reach_each_other(tmp_path: Path) -> None:
+    """Equal names of modules, settings of torch and the folder are each solution's own, when it is called, too."""
+    found = {}
+    for name in ("alice", "bob"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "utils.py", f"who = '{name}'")
+        write(tmp_path / name / "late.py", f"who = 'late {name}'")
+        code = "import torch, utils\ntorch.set_grad_enabled(False)\ntorch.set_default_dtype(torch.float64)\n"
+        code += "def split(count, share, seed):\n    import late\n    return [utils.who, late.who], [torch.is_grad_enabled(), torch.zeros(1).dtype]"
+        found[name] = Foreign(write(tmp_path / name / "sol.py", code), Marks(tmp_path / "marks", name), 9)
+    for _ in range(2):
+        for name, foreign in found.items():
+            assert foreign.split(1, 0.5, 0) == ([name, f"late {name}"], [False, torch.float64])
+            assert torch.is_grad_enabled()
+            assert torch.get_default_dtype() == torch.float32
+    assert "utils" not in sys.modules
+
+
+def test_what_is_not_implemented_is_not_claimed(solution) -> None:
+    """An argument that a solution declines, by NotImplementedError, is not claimed: no failure, and told."""
+    with pytest.raises(NotClaimed, match=r"split\(5, 0.2, 0\) is not implemented: seeds"):
+        solution("def split(count, share, seed): raise NotImplementedError('seeds')").split(5, 0.2, 0)
+    (asked,) = table.content(["a.py"], [row(claims=("split",)), row(test="t.py::y", verdict="not claimed", words="no seeds")])
+    assert asked["holds"]
+    assert ("      ----  S.", "") in list(table.lines([asked]))
 
 
 def test_a_right_solution_is_itself(solution) -> None:
@@ -236,6 +270,9 @@ def test_a_solution_holds_when_all_that_it_claims_holds() -> None:
     (good,) = table.content(["a.py"], [row(), row(test="t.py::y", names=("union",), verdict="not claimed")])
     assert good["holds"]
     assert (good["passed"], good["failed"]) == (1, 0)
+    (elsewhere,) = table.content(["a.py"], [row(verdict="not claimed", claims=("union",))])
+    assert elsewhere["holds"]
+    assert [section["not asked"] for section in elsewhere["sections"] if section["not asked"]] == [["union"]]
     (bad,) = table.content(["a.py"], [row(), row(test="t.py::y", verdict="fail", words="split leaks")])
     assert not bad["holds"]
     broken = [row(verdict="fail", words="does not import: raised E", test=f"t.py::test_{i}") for i in range(3)]

@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import io
 import os
 import signal
 import sys
@@ -19,10 +20,10 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any
 
 import networkx as nx
@@ -34,7 +35,7 @@ from torch import Tensor, nn
 from tests.conformance.names import NAMES, Check, described
 
 GRACE_S = 5.0  # from the first, polite end of a call to that of its process
-TAKES_SPARSE = "TAKES_SPARSE"  # a solution that sets it True is also given adjacency matrices in compressed sparse rows
+IMPORT_LIMITS = 6  # how many limits of a call an import may take
 
 
 class Complaint(AssertionError):
@@ -46,35 +47,69 @@ class GivenUp(BaseException):
 
 
 class NotClaimed(BaseException):
-    """The solution does not have a name that the test needs."""
+    """The solution does not have a name that the test needs, or says of an argument that it is not implemented."""
 
 
 class _TooLong(BaseException):
     pass
 
 
-@contextmanager
-def foreign_ground(seconds: float) -> Iterator[None]:
-    """Where foreign code runs: without warnings, and ended when it takes longer than `seconds`: by an exception in the main thread,
-    or, where that does not help, with its process."""
+class Ground:
+    """Where the code of one solution runs: with its own modules and global settings, without warnings, and with a time limit.
 
-    def interrupt(_: int, __: FrameType | None) -> None:
-        raise _TooLong
+    Two solutions may each have a module `utils`, and one may switch gradients off: neither reaches the other, or the tests.
+    """
 
-    politely = hasattr(signal, "SIGALRM") and threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGALRM, interrupt) if politely else None
-    faulthandler.dump_traceback_later(seconds + GRACE_S, exit=True, file=_nowhere())
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a warning is an error in these tests, but the solution's own business
+    def __init__(self, folder: Path | None) -> None:
+        self.path = [] if folder is None else [str(folder)]
+        self.modules: dict[str, ModuleType] = {}
+        self.settings = _Settings()
+
+    @contextmanager
+    def enter(self, seconds: float) -> Iterator[None]:
+        """Ends what takes longer: by an exception in the main thread, or, where that does not help, with its process."""
+
+        def interrupt(_: int, __: FrameType | None) -> None:
+            raise _TooLong
+
+        politely = hasattr(signal, "SIGALRM") and threading.current_thread() is threading.main_thread()
+        ours, before, path = _Settings(), set(sys.modules), [*sys.path]
+        handler = signal.signal(signal.SIGALRM, interrupt) if politely else None
+        faulthandler.dump_traceback_later(seconds + GRACE_S, exit=True, file=_nowhere())
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a warning is an error in these tests, but the solution's own business
+                sys.path[:0] = self.path
+                sys.modules.update(self.modules)
+                self.settings.restore()
+                if politely:
+                    signal.setitimer(signal.ITIMER_REAL, seconds)
+                yield
+        finally:
             if politely:
-                signal.setitimer(signal.ITIMER_REAL, seconds)
-            yield
-    finally:
-        if politely:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
-        faulthandler.cancel_dump_traceback_later()
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.signal(signal.SIGALRM, handler)
+            faulthandler.cancel_dump_traceback_later()
+            self.settings = _Settings()
+            ours.restore()
+            sys.path[:] = path
+            new = [name for name in sys.modules if name not in before and self._is_own(sys.modules[name])]
+            self.modules.update({name: sys.modules.pop(name) for name in new})
+
+    def _is_own(self, module: ModuleType) -> bool:
+        return any(str(getattr(module, "__file__", None)).startswith(folder) for folder in self.path)
+
+
+class _Settings:
+    """What is global to a process, as it is now: gradients, precision, folder."""
+
+    def __init__(self) -> None:
+        self.gradients, self.dtype, self.folder = torch.is_grad_enabled(), torch.get_default_dtype(), os.getcwd()
+
+    def restore(self) -> None:
+        torch.set_grad_enabled(self.gradients)
+        torch.set_default_dtype(self.dtype)
+        os.chdir(self.folder)
 
 
 @cache
@@ -108,47 +143,60 @@ class Foreign:
 
     def __init__(self, label: str, marks: Marks, limit_s: float) -> None:
         self.label, self.marks, self.limit_s = label, marks, limit_s
-        self._holder: Any = None
+        place = label.partition(":")[0]
+        self.ground = Ground(Path(place).resolve().parent if place.endswith(".py") else None)
+        self._targets: dict[str, Any] | None = None
 
-    def missing(self, names: tuple[str, ...]) -> list[str]:
-        """Those of `names` that the solution does not have. Raises GivenUp when it does not import."""
-        holder = self._imported()
-        return [name for name in names if _get(holder, name) is None]
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The public names that it has. Raises GivenUp when it does not import."""
+        return tuple(self._imported())
 
-    def known_to_miss(self, names: tuple[str, ...]) -> list[str]:
-        """The same of a solution that has been imported here already; none of any other."""
-        return [] if self._holder is None else [name for name in names if _get(self._holder, name) is None]
+    @property
+    def is_imported(self) -> bool:
+        """Has it been imported in this process?"""
+        return self._targets is not None
+
+    @property
+    def printed(self) -> bool:
+        """Did it print while it was imported?"""
+        return bool(self.marks.left("printed"))
 
     def __getattr__(self, name: str) -> Watched:
         if name not in NAMES:
             raise AttributeError(name)
-        holder = self._imported()
-        if (target := _get(holder, name)) is None:
+        if name not in (targets := self._imported()):
             raise NotClaimed(name)
-        return Watched(self, name, target, bool(_get(holder, TAKES_SPARSE)))
+        return Watched(self, name, targets[name])
 
     def __repr__(self) -> str:
         return self.label
 
-    def _imported(self) -> Any:
+    def _imported(self) -> dict[str, Any]:
         if words := self.marks.left("import"):
             raise GivenUp(words)
-        if self._holder is None:
+        if self._targets is None:
             with FileLock(self.marks.folder / "import.lock"):
                 if words := self.marks.left("importing"):  # by a worker that did not live to say more
                     self.marks.leave("import", words)
                     raise GivenUp(words)
                 self.marks.leave("importing", "does not import: it ended the process, or ran too long")
+                out, err = io.StringIO(), io.StringIO()
+                limit_s = IMPORT_LIMITS * self.limit_s
                 try:
-                    with foreign_ground(self.limit_s):
-                        self._holder = load(self.label)
+                    with self.ground.enter(limit_s), redirect_stdout(out), redirect_stderr(err):
+                        holder = load(self.label)
+                        self._targets = {name: found for name in NAMES if (found := _get(holder, name)) is not None}
                 except BaseException as error:
-                    words = f"does not import: {_why(error, self.limit_s)}"
+                    said = err.getvalue().strip().rpartition("\n")[2]
+                    words = f"does not import: {_why(error, limit_s)}{f'; it said: {said}' if said else ''}"
                     self.marks.leave("import", words)
                     raise GivenUp(words) from None
                 finally:
                     self.marks.clear("importing")
-        return self._holder
+                if out.getvalue() or err.getvalue():
+                    self.marks.leave("printed", "yes")
+        return self._targets
 
 
 def load(label: str) -> Any:
@@ -164,7 +212,6 @@ def load(label: str) -> Any:
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
-        sys.path.insert(0, str(path.parent))  # a solution of several files
         spec.loader.exec_module(module)
     else:
         module = importlib.import_module(place)
@@ -182,8 +229,8 @@ def _get(holder: Any, name: str) -> Any:
 class Watched:
     """One name of a solution: calls it, and complains in words."""
 
-    def __init__(self, solution: Foreign, name: str, target: Any, takes_sparse: bool = False) -> None:
-        self.solution, self.name, self.target, self.takes_sparse = solution, name, target, takes_sparse
+    def __init__(self, solution: Foreign, name: str, target: Any) -> None:
+        self.solution, self.name, self.target = solution, name, target
         self.mark = f"name-{name}"
 
     def __call__(self, *given: Any) -> Any:
@@ -204,16 +251,18 @@ class Watched:
         """Call `target` and hold it to what any call must keep to. Raises Complaint; GivenUp where it runs too long."""
         if words := self.solution.marks.left(self.mark):
             raise GivenUp(words)
-        given = tuple(_dense(one) if not self.takes_sparse else one for one in given)
+        given = tuple(_dense(one) for one in given)
         before = [_snapshot(one) for one in given]
         told = f"{name}({', '.join(described(one) for one in given)})"
         try:
-            with foreign_ground(self.solution.limit_s):
+            with self.solution.ground.enter(self.solution.limit_s):
                 found = target(*(one._module if isinstance(one, WatchedModule) else one for one in given))
         except _TooLong:
-            words = f"{told} did not come to an end in {self.solution.limit_s:g} s"
+            words = f"{told} did not come to an end in {self.solution.limit_s:g} s (--time-limit)"
             self.solution.marks.leave(self.mark, f"{words}; not tried again")
             raise GivenUp(words) from None
+        except NotImplementedError as error:
+            raise NotClaimed(f"{told} is not implemented{f': {error}' if str(error) else ''}") from None
         except BaseException as error:
             raise Complaint(f"{told} {_why(error, self.solution.limit_s)}") from None
         for one, kept in zip(given, before, strict=True):
@@ -277,10 +326,12 @@ def _changed(value: Any, before: Any) -> bool:
 def _why(error: BaseException, limit_s: float) -> str:
     """What foreign code raised, and where in it, in a line."""
     if isinstance(error, _TooLong):
-        return f"it ran for more than {limit_s:g} s"
+        return f"it ran for more than {limit_s:g} s (--time-limit)"
     if isinstance(error, Complaint):
         return str(error)
     message = str(error).strip().split("\n", 1)[0]
+    if "reading from stdin" in message:
+        return "asks for input: nobody is there to answer"
     own = Path(__file__).resolve().parent
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).resolve().parent != own]
     outside = [

@@ -40,6 +40,8 @@ def _numbers(*shape: int | None) -> Callable[[Any], str]:
         if not isinstance(found, Tensor):
             return f"gave {described(found)}: expected a tensor"
         found = found.detach()
+        if found.device.type != "cpu":
+            return f"gave {described(found)} on {found.device}: expected it where its input is, on the CPU"
         if found.layout != torch.strided:
             found = found.to_dense()
         if found.ndim != len(shape) or any(

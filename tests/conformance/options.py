@@ -32,6 +32,7 @@ def use_workers(config: pytest.Config) -> None:
     if not config.getoption("--impl") or hasattr(config, "workerinput"):
         return
     option = config.option
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # of the workers, too: what needs a GPU says so
     if getattr(option, "numprocesses", None) is None and not option.usepdb:
         option.numprocesses = min(WORKERS, os.cpu_count() or 1)
     if getattr(option, "maxworkerrestart", None) is None:

@@ -71,7 +71,6 @@ __all__ = [
     "zero_shot_logits",
 ]
 
-TAKES_SPARSE = True
 Images = tuple[Tensor, Tensor, Sequence[str]]  # pixels uint8 (N, 3, H, W), labels (N,), class names
 
 

@@ -16,6 +16,8 @@ from tests.conformance import table
 from tests.conformance.options import names_of
 
 ROW = "vp_row"
+SPECIFIES = "@pytest.mark.specifies("
+FAILING_EXAMPLES = "_hypothesis_failing_examples"  # of hypothesis's pytest plugin, which would make a patch of our tests from them
 EXAMPLES = 15  # of each statement: on two cores, a complete solution is to take less than a minute
 UNSHRUNK = "unshrunk"  # --hypothesis-profile: half as many examples, and counterexamples as they are found, which is quicker
 MAX_WORDS = 600  # of a counterexample
@@ -64,6 +66,11 @@ class Conformance:
     def pytest_configure_node(self, node: Any) -> None:
         node.workerinput["vp_marks"] = str(self.marks)
 
+    def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
+        """Files that specify no public name need not be read."""
+        is_test = collection_path.name.startswith("test_") and collection_path.suffix == ".py"
+        return True if is_test and SPECIFIES not in collection_path.read_text(encoding="utf-8") else None
+
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         if "impl" in metafunc.fixturenames and metafunc.definition.get_closest_marker("specifies"):
             metafunc.parametrize("impl", self.solutions, indirect=True, scope="session")
@@ -85,10 +92,11 @@ class Conformance:
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
         """What a solution that is imported does not claim costs a report, and no fixture."""
         row = self._row(item)
-        if not (missing := self.solution(row["solution"]).known_to_miss(row["names"])):
+        solution = self.solution(row["solution"])
+        if not solution.is_imported or not (missing := {*row["names"]} - {*solution.names}):
             return None
         row["verdict"] = table.NOT_CLAIMED
-        reason = (str(item.path), 0, f"not claimed: {', '.join(missing)}")
+        reason = (str(item.path), 0, f"not claimed: {', '.join(sorted(missing))}")
         report = pytest.TestReport(item.nodeid, item.location, {}, "skipped", reason, "setup")
         setattr(report, ROW, row)
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
@@ -110,6 +118,8 @@ class Conformance:
             "verdict": "not tried",
             "words": "",
             "printed": False,
+            "claims": solution.names if (solution := self.solution(parameters["impl"])).is_imported else (),
+            "printed_at_import": solution.printed,
         }
 
     @pytest.hookimpl(tryfirst=True)
@@ -117,8 +127,8 @@ class Conformance:
         """Names that a solution does not have are not claimed: nothing of ours stands in for them."""
         from tests.conformance.foreign import NotClaimed
 
-        if missing := self.solution(pyfuncitem.callspec.params["impl"]).missing(names_of(pyfuncitem)):
-            raise NotClaimed(", ".join(missing))
+        if {*names_of(pyfuncitem)} - {*self.solution(pyfuncitem.callspec.params["impl"]).names}:
+            raise NotClaimed
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[Any]:
@@ -129,6 +139,9 @@ class Conformance:
             row["verdict"], row["words"] = _judged(call, set(item.funcargs))  # type: ignore[attr-defined]
             if row["verdict"] == table.NOT_CLAIMED:
                 report.outcome, report.longrepr = "skipped", (str(item.path), 0, "not claimed")
+            elif row["verdict"] == table.FAIL:
+                report.longrepr = row["words"]
+        report.__dict__.pop(FAILING_EXAMPLES, None)
         setattr(report, ROW, row)
         return report
 
@@ -136,7 +149,7 @@ class Conformance:
         if self.is_worker:
             return
         if given := getattr(report, ROW, None):
-            row = table.Row(**{**given, "names": tuple(given["names"])})
+            row = table.Row(**{**given, "names": tuple(given["names"]), "claims": tuple(given["claims"])})
             if report.when == "teardown" and report.outcome == "passed":
                 return
             self.rows[report.nodeid] = row
@@ -168,6 +181,12 @@ class Conformance:
                 terminalreporter.write_line(line, **({colour: True} if colour else {}))
 
     @pytest.hookimpl(optionalhook=True)
+    def pytest_html_results_table_row(self, report: Any, cells: list[Any]) -> None:
+        """What is not claimed is said once, in the table above."""
+        if report.outcome == "skipped":
+            cells.clear()
+
+    @pytest.hookimpl(optionalhook=True)
     def pytest_html_results_summary(self, prefix: list[str]) -> None:
         prefix.append(table.page(self.content))
 
@@ -180,7 +199,7 @@ def _judged(call: pytest.CallInfo[None], not_drawn: set[str]) -> tuple[str, str]
         return table.PASS, ""
     error = call.excinfo.value
     if isinstance(error, NotClaimed):
-        return table.NOT_CLAIMED, ""
+        return table.NOT_CLAIMED, str(error)
     if isinstance(error, GivenUp):
         return table.FAIL, str(error)
     message = _message(error)
@@ -191,6 +210,10 @@ def _judged(call: pytest.CallInfo[None], not_drawn: set[str]) -> tuple[str, str]
 
 def _message(error: BaseException) -> str:
     """An assertion in words: its first line, without Python's own prefix."""
+    if "Flaky" in type(error).__name__:
+        inner = getattr(error, "exceptions", ())
+        first = next((one for one in inner if isinstance(one, AssertionError)), None)
+        return f"gives different results for the same input{f', such as: {_message(first)}' if first else ''}"
     text = str(error).strip() or type(error).__name__
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     told = " ".join(lines[:4]) if lines and lines[0].startswith("assert ") else lines[0]

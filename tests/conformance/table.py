@@ -25,6 +25,8 @@ class Row:
     verdict: str
     words: str = ""
     printed: bool = False
+    claims: tuple[str, ...] = ()  # all names of the solution, as far as they were known then
+    printed_at_import: bool = False
 
     @property
     def function(self) -> str:
@@ -42,13 +44,14 @@ def content(solutions: list[str], rows: list[Row]) -> Content:
         failed = {row.words for row in own if row.verdict == FAIL}
         problem = next(iter(failed)) if len(failed) == 1 and next(iter(failed)).startswith("does not import") else ""
         asked = [row for row in own if row.verdict != NOT_CLAIMED] if not problem else []
-        claimed = {name for row in asked for name in row.names}
+        declined = [row for row in own if row.verdict == NOT_CLAIMED and row.words] if not problem else []
+        claimed = {name for row in own for name in row.claims} | {name for row in asked for name in row.names}
         if not problem and not claimed:
             problem = f"claims nothing: expected any of {', '.join(NAMES)}"
         sections = []
         for section in sorted({name.section for name in NAMES.values()}):
             names = [name for name, known in NAMES.items() if known.section == section]
-            here = [row for row in asked if NAMES[row.names[0]].section == section]
+            here = [row for row in [*asked, *declined] if NAMES[row.names[0]].section == section]
             sections.append(
                 {
                     "section": section,
@@ -64,6 +67,7 @@ def content(solutions: list[str], rows: list[Row]) -> Content:
                         for row in sorted(here, key=lambda row: (list(NAMES).index(row.names[0]), row.test))
                     ],
                     "not claimed": [name for name in names if name not in claimed],
+                    "not asked": [name for name in names if name in claimed and not any(name in row.names for row in here)],
                 }
             )
         found.append(
@@ -74,6 +78,7 @@ def content(solutions: list[str], rows: list[Row]) -> Content:
                 "passed": sum(row.verdict == PASS for row in asked),
                 "failed": sum(row.verdict != PASS for row in asked),  # one that was begun and not ended is no pass
                 "prints": sorted({name for row in asked if row.printed for name in row.names}),
+                "prints at import": any(row.printed_at_import for row in own),
                 "sections": sections,
             }
         )
@@ -85,7 +90,11 @@ def headline(one: dict[str, Any]) -> str:
     if one["problem"]:
         return f"{one['solution']} {one['problem']}"
     unclaimed = sum(len(section["not claimed"]) for section in one["sections"])
-    prints = f"; prints while it is asked about {', '.join(one['prints'])}" if one["prints"] else ""
+    where = [
+        *(["it is imported"] if one["prints at import"] else []),
+        *([f"it is asked about {', '.join(one['prints'])}"] if one["prints"] else []),
+    ]
+    prints = f"; prints while {' and while '.join(where)}" if where else ""
     return f"{one['solution']}: {one['passed']} statements hold, {one['failed']} fail; {unclaimed} names not claimed{prints}"
 
 
@@ -100,19 +109,39 @@ def lines(content: Content) -> Iterator[tuple[str, str]]:
             if not section["rows"]:
                 continue
             yield f"  section {section['section']}", "bold"
-            for names, rows in groupby(section["rows"], key=lambda row: ", ".join(row["names"])):
+            for names, group in groupby(section["rows"], key=lambda row: ", ".join(row["names"])):
                 yield f"    {names}", ""
-                told = ""
-                for row in rows:
-                    yield f"      {row['verdict']:4}  {row['statement']}", "red" if row["verdict"] == FAIL else ""
-                    if row["words"]:
-                        yield f"            {'as above' if row['words'] == told else row['words']}", ""
-                        yield f"            ({row['test'].partition('[')[0]})", ""
-                        told = row["words"]
+                yield from _rows(list(group))
+            if section["not asked"]:
+                yield f"    not asked here: {', '.join(section['not asked'])}", ""
             if section["not claimed"]:
                 yield f"    not claimed: {', '.join(section['not claimed'])}", ""
         if empty := [section for section in one["sections"] if not section["rows"]]:
             yield "  not claimed at all: " + "; ".join(f"{s['section']} ({', '.join(s['not claimed'])})" for s in empty), ""
+
+
+def _rows(rows: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """The rows of a name; what makes all of them fail, such as its signature, is said once."""
+    mistakes = {_mistake(row) for row in rows}
+    if len(rows) > 1 and len(mistakes) == 1 and rows[0]["verdict"] == FAIL:
+        yield f"      {FAIL:4}  all {len(rows)} statements", "red"
+        yield f"            {rows[0]['words']}", ""
+        return
+    told = ""
+    for row in rows:
+        yield (
+            f"      {'----' if row['verdict'] == NOT_CLAIMED else row['verdict']:4}  {row['statement']}",
+            "red" if row["verdict"] == FAIL else "",
+        )
+        if row["words"]:
+            yield f"            {'as above' if _mistake(row) == told else row['words']}", ""
+            yield f"            ({row['test'].partition('[')[0]})", ""
+            told = _mistake(row)
+
+
+def _mistake(row: dict[str, Any]) -> str:
+    """The words of a failure, without its example."""
+    return str(row["words"]).partition("; smallest example")[0]
 
 
 def page(content: Content) -> str:

@@ -66,12 +66,12 @@ class DeepPromptBlocks(nn.Module):
         self.deep_prompt = nn.Parameter(torch.randn(args.prompt_num, 1, width))
 
     def forward(self, x):
-        n = self.args.prompt_num
+        n, place = self.args.prompt_num, {"front": 0, "after_class": 1, "back": len(x)}[self.args.position]
         for i, block in enumerate(self.blocks):
             if i == self.args.injection_layer:
-                x = torch.cat([x[:1], self.deep_prompt.expand(-1, x.shape[1], -1), x[1:]])
+                x = torch.cat([x[:place], self.deep_prompt.expand(-1, x.shape[1], -1), x[place:]])
             x = block(x.transpose(0, 1)).transpose(0, 1)
-        return torch.cat([x[:1], x[1 + n :]])
+        return x if self.args.read_first else torch.cat([x[:place], x[place + n :]])
 
 
 class AddGaussianNoise:
