@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import networkx as nx
@@ -173,7 +175,8 @@ def test_solutions_do_not_reach_each_other(tmp_path: Path) -> None:
         write(tmp_path / name / "utils.py", f"who = '{name}'")
         write(tmp_path / name / "late.py", f"who = 'late {name}'")
         code = "import torch, utils\ntorch.set_grad_enabled(False)\ntorch.set_default_dtype(torch.float64)\n"
-        code += "def split(count, share, seed):\n    import late\n    return [utils.who, late.who], [torch.is_grad_enabled(), torch.zeros(1).dtype]"
+        code += "def split(count, share, seed):\n    import late\n"
+        code += "    return [utils.who, late.who], [torch.is_grad_enabled(), torch.zeros(1).dtype]"
         found[name] = Foreign(write(tmp_path / name / "sol.py", code), Marks(tmp_path / "marks", name), 9)
     for _ in range(2):
         for name, foreign in found.items():
@@ -230,6 +233,32 @@ def test_what_is_no_result_is_refused_for_every_name(name: str) -> None:
     """Nothing of another kind passes for a result, whatever the name."""
     given = tuple(torch.ones(2, 2) for _ in NAMES[name].call.split(","))
     assert "expected" in NAMES[name].check(object(), *given)
+
+
+def test_the_readmes_own_solution_runs(tmp_path: Path) -> None:
+    """What README shows can be followed: its solution has its names, its adapters run, and it fails where README says so."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Check your own implementation")[2].partition("\n## ")[0]
+    first, second = (dedent(block) for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    foreign = Foreign(write(tmp_path / "my_solution.py", first), Marks(tmp_path / "marks", "first"), 9)
+    assert foreign.names == ("FixedPatch", "max_aggregate")
+    images = torch.ones(2, 3, 5, 5)
+    added = foreign.FixedPatch(1, 5)(images) - images
+    assert added[:, :, 0, 0].abs().min() > 0
+    assert added[:, :, 1:].abs().max() == 0
+    with pytest.raises(Complaint, match=r"max_aggregate\(.*\) raised IndexError"):
+        foreign.max_aggregate(torch.zeros(1, 1), torch.ones(1, 1))
+    write(
+        tmp_path / "theirs.py",
+        "import torch\nclass PadPrompter(torch.nn.Linear):\n"
+        "    def __init__(self, args): super().__init__(args.image_size, args.prompt_size)\n"
+        "def AddGaussianNoise(mean, std): return lambda images: images + torch.randn_like(images)\n"
+        "def attend(H, W_q, W_k, W_v, mask): return H @ W_v.T\n",
+    )
+    adapter = Foreign(write(tmp_path / "adapter.py", second), Marks(tmp_path / "marks", "second"), 9)
+    assert set(adapter.names) == {"Padding", "gaussian_noise", "self_attention"}
+    assert adapter.Padding(2, 5).weight.shape == (2, 5)
+    assert adapter.gaussian_noise(images, 0.1, 0).shape == images.shape
+    assert adapter.self_attention(torch.ones(4, 3), *torch.ones(3, 2, 3), None).shape == (4, 2)
 
 
 # -- words ---------------------------------------------------------------------------------------------------------------------

@@ -132,7 +132,9 @@ NAMES: dict[str, Name] = {
         lambda found, images: _numbers(len(images), None)(found),
     ),
     # 2.1
-    "fill_template": Name("2.1", "(template, class_names)", "a sentence for each class, its name in place of {}", _texts),
+    "fill_template": Name(
+        "2.1", "(template, class_names)", "a sentence for each class, its name in place of {}, with spaces for underscores", _texts
+    ),
     "text_features": Name(
         "2.1",
         "(model, tokenizer, texts)",
@@ -148,8 +150,8 @@ NAMES: dict[str, Name] = {
     "PromptedCLIP": Name(
         "2.1",
         "(model, tokenizer, class_names, prompt)",
-        "a module: normalised images (B, 3, S, S) to logits (B, K) of texts of the template This is a photo of a {}; prompt "
-        "is a module, images to images, or None for zero-shot CLIP",
+        "a module: normalised images (B, 3, S, S) to logits (B, K) of texts of the template This is a photo of a {}, with spaces "
+        "for underscores; prompt is a module, images to images, or None for zero-shot CLIP",
         _module,
         lambda found, images: _numbers(len(images), None)(found),
     ),
@@ -189,7 +191,8 @@ NAMES: dict[str, Name] = {
     "accuracy": Name(
         "2.1",
         "(model, batches)",
-        "the share of right answers in evaluation mode, the model left as it was; batches is a list of (images, labels)",
+        "the share of right answers in evaluation mode, each module left in the mode it was in; batches is a list of (images, "
+        "labels)",
         _number,
     ),
     "learning_rate_at": Name(
@@ -244,13 +247,14 @@ NAMES: dict[str, Name] = {
     "attention_matrix": Name(
         "3.5",
         "(Q, K, mask)",
-        "A (N, N), rows of softmax(Q K^T / sqrt(d)); mask[v, u] (booleans, or None) says whether v may attend to u",
+        "A (N, N), rows of softmax(Q K^T / sqrt(d)); mask[v, u] (booleans, or None) says whether v may attend to u; zeros for a "
+        "v that may attend to nobody",
         lambda found, Q, *_: _numbers(len(Q), len(Q))(found),
     ),
     "self_attention": Name(
         "3.5",
         "(H, W_q, W_k, W_v, mask)",
-        "A H W_v^T (N, d_v)",
+        "A H W_v^T (N, d_v), A the attention matrix of H W_q^T and H W_k^T under the mask",
         lambda found, H, W_q, W_k, W_v, *_: _numbers(len(H), len(W_v))(found),
     ),
 }
