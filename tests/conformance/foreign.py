@@ -73,7 +73,7 @@ class Ground:
             raise _TooLong
 
         politely = hasattr(signal, "SIGALRM") and threading.current_thread() is threading.main_thread()
-        ours, before, path = _Settings(), set(sys.modules), [*sys.path]
+        ours, path, before = _Settings(), [*sys.path], set(sys.modules) if self.path else set()
         handler = signal.signal(signal.SIGALRM, interrupt) if politely else None
         faulthandler.dump_traceback_later(seconds + GRACE_S, exit=True, file=_nowhere())
         try:
@@ -93,8 +93,9 @@ class Ground:
             self.settings = _Settings()
             ours.restore()
             sys.path[:] = path
-            new = [name for name in sys.modules if name not in before and self._is_own(sys.modules[name])]
-            self.modules.update({name: sys.modules.pop(name) for name in new})
+            if self.path and len(sys.modules) > len(before):
+                new = [name for name in sys.modules if name not in before and self._is_own(sys.modules[name])]
+                self.modules.update({name: sys.modules.pop(name) for name in new})
 
     def _is_own(self, module: ModuleType) -> bool:
         return any(str(getattr(module, "__file__", None)).startswith(folder) for folder in self.path)

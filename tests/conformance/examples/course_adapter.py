@@ -7,6 +7,7 @@ NotImplementedError.
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 
 import course_solution as solution
@@ -30,6 +31,7 @@ def PromptedCLIP(model, tokenizer, class_names, prompt):
 
 def DeepPromptedCLIP(model, tokenizer, class_names, n, block, position, readout):
     args = SimpleNamespace(prompt_num=n, injection_layer=block, position=position, read_first=readout == "first")
+    model = copy.deepcopy(model)  # whose transformer gets another forward below: the one given stays as it was
     transformer = model.visual.transformer
     clip = PromptedCLIP(model, tokenizer, class_names, None)
     clip.deep = solution.DeepPromptBlocks(args, transformer.resblocks, transformer.width)
