@@ -400,6 +400,13 @@ def test_a_graph_that_cannot_be_read_is_refused(graph: Any, arguments: dict[str,
         adjacency_matrix(graph, **arguments)
 
 
+@pytest.mark.parametrize(("count", "told"), [(5, r"0, 1, 2, 3, 4"), (6, r"0, 1, 2, 3, 4, \.\.\.")])
+def test_a_complaint_names_the_first_five_nodes(count: int, told: str) -> None:
+    """Of many nodes that are wrong, a complaint names five."""
+    with pytest.raises(ValueError, match=rf"nodelist has {count} node\(s\) that the graph has not: {told}$"):
+        adjacency_matrix(nx.Graph(), list(range(count)))
+
+
 def test_a_dense_matrix_too_large_is_refused_with_advice() -> None:
     """Above 10,000 nodes a dense matrix is refused, and the sparse one recommended, which works."""
     assert DENSE_NODES == 10_000

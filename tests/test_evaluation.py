@@ -487,6 +487,12 @@ def test_the_seed_spread_is_students() -> None:
     assert_students(lambda values: seed_spread(values).interval)
 
 
+def test_two_seeds_have_a_spread() -> None:
+    """Of 1 and 3 the mean is 2, the standard deviation the root of 2, and the interval 12.7062 to either side of the mean."""
+    spread = seed_spread([1, 3])
+    assert (spread.mean, spread.std, *spread.interval) == pytest.approx((2, 2**0.5, 2 - 12.706205, 2 + 12.706205), abs=1e-5)
+
+
 @pytest.mark.parametrize("wrong", [claims_controls.normal_interval, claims_controls.interval_of_one_seed], ids=name_of)
 def test_wrong_spreads_are_rejected(wrong: Callable[[Sequence[float]], tuple[float, float]]) -> None:
     """A spread taken for known, or that of one seed for that of the mean, fails the published example."""

@@ -981,14 +981,35 @@ def test_every_model_of_open_clip_is_checked_by_its_records() -> None:
     assert check_clip_name("ViT-B-32-quickgelu/openai") == ("ViT-B-32-quickgelu", "openai")
 
 
-def test_preprocessing_follows_the_models_records() -> None:
+OPENAI, HALVES, ZEROS = (0.48145466, 0.4578275, 0.40821073), (0.5, 0.5, 0.5), (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("size", [224, (224, 224)], ids=["number", "pair"])
+@pytest.mark.parametrize(
+    ("architecture", "tag", "mean", "interpolation", "squash"),
+    [
+        ("ViT-B-32-quickgelu", "openai", OPENAI, "bicubic", False),
+        ("ViT-B-16-SigLIP", "webli", HALVES, "bicubic", True),
+        ("MobileCLIP2-B", "dfndr2b", ZEROS, "bilinear", False),
+        ("PE-Core-B-16", "meta", HALVES, "bilinear", True),
+    ],
+)
+def test_preprocessing_follows_the_models_records(
+    size: Any, architecture: str, tag: str, mean: tuple[float, ...], interpolation: str, squash: bool
+) -> None:
     """Mean, deviation, filter and shape of the images are those open_clip records for the weights."""
-    model = SimpleNamespace(visual=SimpleNamespace(image_size=(224, 224)))
-    assert preprocess_of(model, "ViT-B-32-quickgelu", "openai") == Preprocess(224)
-    siglip = preprocess_of(model, "ViT-B-16-SigLIP", "webli")
-    assert (siglip.mean, siglip.std, siglip.squash) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), True)
-    with pytest.raises(VpError, match="square images"):
-        preprocess_of(SimpleNamespace(visual=SimpleNamespace(image_size=(224, 112))), "ViT-B-32", "openai")
+    found = preprocess_of(SimpleNamespace(visual=SimpleNamespace(image_size=size)), architecture, tag)
+    record = open_clip.pretrained.get_pretrained_cfg(architecture, tag)
+    assert found == Preprocess(224, mean, tuple(record["std"]), interpolation, squash)
+
+
+@pytest.mark.parametrize(("size", "mode"), [((224, 112), "shortest"), ((224, 224), "longest")])
+def test_preprocessing_that_is_not_built_is_refused(size: tuple[int, int], mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images that are not square, or resized by their longest side, are refused with what would do."""
+    monkeypatch.setattr("vp.models.clip.get_pretrained_cfg", lambda *_: {"resize_mode": mode})
+    expected = rf"ViT-B-32/openai takes images of \({size[0]}, {size[1]}\) px, resized by '{mode}': give a model of square images "
+    with pytest.raises(VpError, match=f"^{expected}that resizes by shortest or squash$"):
+        preprocess_of(SimpleNamespace(visual=SimpleNamespace(image_size=size)), "ViT-B-32", "openai")
 
 
 # -- doctor and bench ------------------------------------------------------------------------------------------------------
