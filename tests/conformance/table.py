@@ -141,7 +141,7 @@ def _rows(rows: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
 
 def _mistake(row: dict[str, Any]) -> str:
     """The words of a failure, without its example."""
-    return str(row["words"]).partition("; smallest example")[0]
+    return str(row["words"]).partition("; smallest example")[0].removesuffix("; not tried again")
 
 
 def page(content: Content) -> str:
