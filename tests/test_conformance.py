@@ -302,6 +302,9 @@ def test_a_solution_holds_when_all_that_it_claims_holds() -> None:
     (elsewhere,) = table.content(["a.py"], [row(verdict="not claimed", claims=("union",))])
     assert elsewhere["holds"]
     assert [section["not asked"] for section in elsewhere["sections"] if section["not asked"]] == [["union"]]
+    told = [line for line, _ in table.lines([elsewhere])]
+    assert "    not asked here: union" in told
+    assert "2.5" not in told[-1]  # of the sections that are not claimed at all
     (bad,) = table.content(["a.py"], [row(), row(test="t.py::y", verdict="fail", words="split leaks")])
     assert not bad["holds"]
     broken = [row(verdict="fail", words="does not import: raised E", test=f"t.py::test_{i}") for i in range(3)]

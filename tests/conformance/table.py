@@ -106,7 +106,7 @@ def lines(content: Content) -> Iterator[tuple[str, str]]:
         if one["problem"]:
             continue
         for section in one["sections"]:
-            if not section["rows"]:
+            if not section["rows"] and not section["not asked"]:
                 continue
             yield f"  section {section['section']}", "bold"
             for names, group in groupby(section["rows"], key=lambda row: ", ".join(row["names"])):
@@ -116,7 +116,7 @@ def lines(content: Content) -> Iterator[tuple[str, str]]:
                 yield f"    not asked here: {', '.join(section['not asked'])}", ""
             if section["not claimed"]:
                 yield f"    not claimed: {', '.join(section['not claimed'])}", ""
-        if empty := [section for section in one["sections"] if not section["rows"]]:
+        if empty := [section for section in one["sections"] if not section["rows"] and not section["not asked"]]:
             yield "  not claimed at all: " + "; ".join(f"{s['section']} ({', '.join(s['not claimed'])})" for s in empty), ""
 
 
