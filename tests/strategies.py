@@ -6,10 +6,9 @@ from __future__ import annotations
 import warnings
 from functools import cache
 from itertools import combinations, product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import networkx as nx
-import numpy as np
 import torch
 from hypothesis import strategies as st
 from hypothesis.vendor import pretty
@@ -139,12 +138,6 @@ def _with_some(draw: st.DrawFn, graph: nx.Graph, pairs: list[tuple[int, int]]) -
 def matrix_of(graph: nx.Graph) -> Tensor:
     """A (N, N) by networkx, so that inputs do not come from the code under test."""
     return torch.from_numpy(nx.to_numpy_array(graph))
-
-
-def numbers(found: Any) -> Tensor:
-    """What any implementation gave, a tensor or an array of numbers of any type, in float64."""
-    dense = torch.as_tensor(found.astype(np.float64) if isinstance(found, np.ndarray) else found)
-    return (dense if dense.layout == torch.strided else dense.to_dense()).double()
 
 
 def sparse(A: Tensor) -> Tensor:

@@ -14,13 +14,12 @@ from hypothesis import find, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.conformance.agree import agree
+from tests.conformance.agree import agree, numbers
 from tests.strategies import (
     directed_graphs,
     graphs,
     matrix_of,
     multigraphs,
-    numbers,
     permutations,
     seeds,
     simple_graphs,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd.functional import jacobian
 
-from tests.conformance.agree import agree
+from tests.conformance.agree import agree, numbers
 from tests.strategies import (
     Layer,
     adjacencies,
@@ -23,7 +23,6 @@ from tests.strategies import (
     features,
     layers,
     matrix_of,
-    numbers,
     seeds,
     simple_graphs,
     sparse,

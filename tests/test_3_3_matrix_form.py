@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from tests.conformance.agree import agree
-from tests.strategies import Layer, adjacencies, features, layers, matrix_of, numbers, seeds, sparse, tangle
+from tests.conformance.agree import agree, numbers
+from tests.strategies import Layer, adjacencies, features, layers, matrix_of, seeds, sparse, tangle
 from tests.test_3_2_graph_convolution import FORMS, means_of_neighbours, tangled_layer
 from vp.graphs import degree_matrix, graph_convolution, max_aggregate, mean_aggregate, mean_matrix, sum_aggregate
 

@@ -13,7 +13,7 @@ from hypothesis import find, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests.conformance.agree import agree
+from tests.conformance.agree import agree, numbers
 from tests.controls import graphs as controls
 from tests.strategies import (
     Layer,
@@ -21,7 +21,6 @@ from tests.strategies import (
     features,
     layers,
     matrix_of,
-    numbers,
     permutations,
     seeds,
     simple_graphs,

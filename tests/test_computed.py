@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from tests.controls import computed as controls
+from tests.counting import Counted
 from tests.strategies import pixels, tensor
 from tests.test_artifacts import equal, largest_file
 from vp import artifacts, computed, performing
@@ -43,22 +44,12 @@ def content(seed: int = 0) -> Content:
     return {"a": tensor(seed, 200, 3), "b": pixels(seed, 7)}, {"names": ["größer"], "seed": seed}
 
 
-class Computer:
+class Computer(Counted):
     """Computes `content`; counts in a file, so that other processes count as well."""
 
-    def __init__(self, log: Path) -> None:
-        self.log = log
-        self.before_it_ends: Callable[[], object] = lambda: None
-
     def __call__(self, seed: int = 0) -> Content:
-        with self.log.open("a") as log:
-            log.write(f"{seed}\n")
-        self.before_it_ends()
+        self.begun(seed)
         return content(seed)
-
-    @property
-    def count(self) -> int:
-        return len(self.log.read_text().splitlines()) if self.log.exists() else 0
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from tests.controls import artifacts as controls
+from tests.counting import Counted
 from tests.test_artifacts import equal, largest_file
 from vp import computed, experiments, performing, store
 from vp.data import GaussianNoise
@@ -56,22 +57,12 @@ def same(first: Result, second: Result) -> bool:
     return equal(parts(first), parts(second))
 
 
-class Performer:
+class Performer(Counted):
     """Takes the place of training: counts in a file, so that other processes count as well."""
 
-    def __init__(self, log: Path) -> None:
-        self.log = log
-        self.before_it_ends: Callable[[], object] = lambda: None
-
     def __call__(self, run: Run, seed: int, device: str, progress: bool, trained: Result | None) -> Result:
-        with self.log.open("a") as log:
-            log.write(f"{seed}\n")
-        self.before_it_ends()
+        self.begun(seed)
         return result_of(seed)
-
-    @property
-    def count(self) -> int:
-        return len(self.log.read_text().splitlines()) if self.log.exists() else 0
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ def agree(found: Any, expected: Any, what: str, *, atol: float = 1e-5, rtol: flo
 
     Precision and layout of numbers are an implementation's own business: float64 is what is compared.
     """
-    found, expected = _numbers(found), _numbers(expected)
+    found, expected = numbers(found).detach(), numbers(expected).detach()
     assert found.shape == expected.shape, f"{what}: got shape {tuple(found.shape)}, expected {tuple(expected.shape)}"
     off = (found - expected).abs() - (atol + rtol * expected.abs())
     off = off.masked_fill(off.isnan(), torch.inf)
@@ -26,8 +26,7 @@ def agree(found: Any, expected: Any, what: str, *, atol: float = 1e-5, rtol: flo
         raise AssertionError(f"{what}{place}: got {found.flatten()[worst]:.5g}, expected {expected.flatten()[worst]:.5g}{count}")
 
 
-def _numbers(values: Any) -> Tensor:
-    if isinstance(values, np.ndarray):
-        values = values.astype(np.float64)
-    tensor = torch.as_tensor(values).detach()
+def numbers(values: Any) -> Tensor:
+    """What any implementation gave, a tensor or an array of numbers of any type and layout, in float64; gradients are kept."""
+    tensor = torch.as_tensor(values.astype(np.float64) if isinstance(values, np.ndarray) else values)
     return (tensor if tensor.layout == torch.strided else tensor.to_dense()).double()
