@@ -11,7 +11,7 @@ class _TorchStream:
     """Hypothesis seeds random and numpy by itself; this lets it seed, read and restore torch's global stream as well."""
 
     def seed(self, seed: int) -> None:
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed writes down the whole stack for CUDA, each time
 
     def getstate(self) -> torch.Tensor:
         return torch.get_rng_state()

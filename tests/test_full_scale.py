@@ -6,6 +6,7 @@ import copy
 import hashlib
 import importlib
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -46,6 +47,7 @@ from vp.__main__ import main
 from vp.bench import TABLES, bars, bench, duration, measure, project, works
 from vp.data import ImageSet, Preprocess, generate_cifar, load_cifar, load_images, union
 from vp.data.cifar import CLASS_NAMES, READERS
+from vp.data.preprocess import CLIP_STD
 from vp.devices import SHARING, VISIBLE, assign_device, give_worker_its_device, visible_devices
 from vp.doctor import examine
 from vp.downloads import DownloadFailed, download
@@ -55,7 +57,7 @@ from vp.expectations import Expectation, Verdict, load_expectations
 from vp.experiments import SCALES, Result, find_run, runs, source_of, vary
 from vp.fetch import fetch, needed, piece
 from vp.models import FineTunedFromFeatures, FineTunedNetwork, FrozenCLIP, LinearProbe, cosine_logits, load_clip, load_network
-from vp.models.clip import check_clip_name, clip_source, find_clip_weights, preprocess_of
+from vp.models.clip import check_clip_name, clip_source, find_clip_weights, note_checksum, preprocess_of, weights_are_whole
 from vp.models.mini_clip import mini_tokenizer, new_mini_clip
 from vp.performing import evaluation_batches, images_of, training_batches
 from vp.prompts import BatchScrambledDeepPrompt, DeepPrompt, DeepPromptedCLIP, FastDeepPromptedCLIP, PromptedCLIP
@@ -950,20 +952,67 @@ def test_damaged_weights_elsewhere_are_left_alone(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("ViT-B-32-quickgel/openai", "no CLIP named .*: did you mean ViT-B-32-quickgelu"),
-        ("ViT-B32/openai", "did you mean .*ViT-B-32"),
-        ("?", "did you mean mini-clip, ViT-B-32-quickgelu"),
-        ("ViT-B-32-quickgelu/openia", "no weights 'openia' of ViT-B-32-quickgelu: did you mean ViT-B-32-quickgelu/openai"),
-        ("ViT-B-32-quickgelu", "no weights '' of ViT-B-32-quickgelu: did you mean ViT-B-32-quickgelu/"),
+        (
+            "ViT-B-32-quickgel/openai",
+            r"no CLIP named 'ViT-B-32-quickgel/openai': did you mean ViT-B-32-quickgelu, [\w-]+, [\w-]+\? Give mini-clip or "
+            r"MODEL/PRETRAINED of open_clip, e\.g\. ViT-B-32-quickgelu/openai",
+        ),
+        ("ViT-B32/openai", r"no CLIP named 'ViT-B32/openai': did you mean ViT-B-32, .*"),
+        ("?", r"no CLIP named '\?': did you mean mini-clip, ViT-B-32-quickgelu\? Give .*"),
+        ("clp", r"no CLIP named 'clp': did you mean mini-clip\? Give .*"),
+        ("ViT-B-32-quickgelu/openia", r"no weights 'openia' of ViT-B-32-quickgelu: did you mean ViT-B-32-quickgelu/openai\?"),
+        (
+            "ViT-B-32-quickgelu",
+            r"no weights '' of ViT-B-32-quickgelu: did you mean ViT-B-32-quickgelu/openai( or ViT-B-32-quickgelu/\w+){2}\?",
+        ),
+        ("ViT-B-32/commonpool_m_", r"no weights 'commonpool_m_' of ViT-B-32: did you mean ViT-B-32/\w+( or ViT-B-32/\w+){2}\?"),
+        ("convnext_tiny/openai", "no weights 'openai' of convnext_tiny: open_clip has none"),
         ("ViT-B-32/openai", "'ViT-B-32/openai' was trained with QuickGELU: give ViT-B-32-quickgelu/openai"),
         ("RN50/openai", "'RN50/openai' was trained with QuickGELU: give RN50-quickgelu/openai"),
-        ("ViT-L-14/metaclip_400m", "was trained with QuickGELU: give ViT-L-14-quickgelu/metaclip_400m"),
+        ("ViT-L-14/metaclip_400m", "'ViT-L-14/metaclip_400m' was trained with QuickGELU: give ViT-L-14-quickgelu/metaclip_400m"),
+        (
+            "roberta-ViT-B-32/laion2b_s12b_b32k",
+            "'roberta-ViT-B-32/laion2b_s12b_b32k' was trained without QuickGELU: give another model",
+        ),
     ],
 )
 def test_an_unknown_model_or_tag_suggests_the_nearest(name: str, message: str) -> None:
-    """A mistyped model or tag suggests what is like it; weights of the other activation are an error, not a warning."""
-    with pytest.raises(VpError, match=message):
+    """A mistyped model or tag suggests at most three like it; weights of the other activation are an error, not a warning."""
+    with pytest.raises(VpError, match=f"^{message}$"):
         check_clip_name(name)
+
+
+def test_the_place_of_weights_is_a_repository_and_the_files_it_may_have() -> None:
+    """open_clip's records name a repository of the hub, and sometimes the one file in it."""
+    assert clip_source("ViT-B-32-quickgelu", "openai") == (
+        "timm/vit_base_patch32_clip_224.openai",
+        ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"],
+    )
+    assert clip_source("ViTamin-S", "datacomp1b") == ("jienengchen/ViTamin-S", ["pytorch_model.bin"])
+
+
+def test_weights_are_whole_when_their_checksum_is_right_or_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file is as its checksum was noted, or as its name in the hub's cache says; without either it is taken as it is."""
+    monkeypatch.setenv("VP_HOME", str(tmp_path))
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    path, other = folder / "model.bin", folder / "other.bin"
+    assert not weights_are_whole(path)
+    path.write_bytes(b"whole")
+    assert weights_are_whole(path)
+    note_checksum(path)
+    other.write_bytes(b"other")
+    note_checksum(other)
+    assert json.loads((folder / "checksums.json").read_text("utf-8")) == {
+        "model.bin": hashlib.sha256(b"whole").hexdigest(),
+        "other.bin": hashlib.sha256(b"other").hexdigest(),
+    }
+    path.write_bytes(b"other")
+    assert not weights_are_whole(path)
+    assert weights_are_whole(other)
+    blob = tmp_path / hashlib.sha256(b"whole").hexdigest()
+    blob.write_bytes(b"other")
+    assert not weights_are_whole(blob)
 
 
 def test_every_model_of_open_clip_is_checked_by_its_records() -> None:
@@ -992,14 +1041,15 @@ OPENAI, HALVES, ZEROS = (0.48145466, 0.4578275, 0.40821073), (0.5, 0.5, 0.5), (0
         ("ViT-B-16-SigLIP", "webli", HALVES, "bicubic", True),
         ("MobileCLIP2-B", "dfndr2b", ZEROS, "bilinear", False),
         ("PE-Core-B-16", "meta", HALVES, "bilinear", True),
+        ("ViT-B-32", "random", OPENAI, "bicubic", False),
     ],
 )
 def test_preprocessing_follows_the_models_records(
     size: Any, architecture: str, tag: str, mean: tuple[float, ...], interpolation: str, squash: bool
 ) -> None:
-    """Mean, deviation, filter and shape of the images are those open_clip records for the weights."""
+    """Mean, deviation, filter and shape of the images are those open_clip records for the weights; without weights, OpenAI's."""
     found = preprocess_of(SimpleNamespace(visual=SimpleNamespace(image_size=size)), architecture, tag)
-    record = open_clip.pretrained.get_pretrained_cfg(architecture, tag)
+    record = open_clip.pretrained.get_pretrained_cfg(architecture, tag) or {"std": CLIP_STD}
     assert found == Preprocess(224, mean, tuple(record["std"]), interpolation, squash)
 
 

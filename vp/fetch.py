@@ -91,14 +91,9 @@ def _clip_is_here(architecture: str, tag: str) -> bool:
 
 
 def _bring_clip(architecture: str, tag: str) -> None:
-    """From the hub, by its own library, which shows progress and goes on where it stopped; or from a plain address."""
+    """From the hub, by its own library, which shows progress and goes on where it stopped."""
     place, files = clip_source(architecture, tag)
     folder = weights_folder()
-    if not files:
-        digits = place.split("/")[-2] if "openaipublic" in place else Path(place).stem.rpartition("-")[2]
-        download(place, folder / Path(place).name, f"sha256:{digits}")
-        note_checksum(folder / Path(place).name)
-        return
     folder.mkdir(parents=True, exist_ok=True)
     if damaged := find_clip_weights(architecture, tag, elsewhere=False):
         if damaged.resolve().is_relative_to(folder.resolve()):

@@ -204,30 +204,23 @@ def check_clip_name(name: str) -> tuple[str, str]:
     trained_quick = bool(get_pretrained_cfg(architecture, tag).get("quick_gelu"))
     is_quick = bool((open_clip.get_model_config(architecture) or {}).get("quick_gelu"))
     if trained_quick != is_quick:
-        right = f"{architecture}-quickgelu" if trained_quick else architecture.removesuffix("-quickgelu")
-        hint = f"give {right}/{tag}" if right in known else "give a model of the same activation"
+        hint = f"give {architecture}-quickgelu/{tag}" if trained_quick else "give another model"
         raise VpError(f"{name!r} was trained {'with' if trained_quick else 'without'} QuickGELU: {hint}")
     return architecture, tag
 
 
 def clip_source(architecture: str, tag: str) -> tuple[str, list[str]]:
-    """Where open_clip's weights come from: a repository of the Hugging Face hub and the names they may have, or a URL and []."""
-    source = get_pretrained_cfg(architecture, tag)
-    if hub := source.get("hf_hub"):
-        repository, _, file = hub.rpartition("/")
-        return repository, [file] if file else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
-    return source["url"], []
+    """Where open_clip's weights come from: a repository of the Hugging Face hub, and the names that they may have there."""
+    repository, _, file = get_pretrained_cfg(architecture, tag)["hf_hub"].rpartition("/")
+    return repository, [file] if file else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
 
 
 def find_clip_weights(architecture: str, tag: str, *, elsewhere: bool = True) -> Path | None:
     """The weights that `python -m vp fetch` brought, or (`elsewhere`) that open_clip has brought before; None where none are."""
-    place, files = clip_source(architecture, tag)
-    if not files:
-        fetched = weights_folder() / place.rpartition("/")[2]
-        return fetched if fetched.is_file() else None
+    repository, files = clip_source(architecture, tag)
     for cache in (weights_folder(), constants.HF_HUB_CACHE) if elsewhere else (weights_folder(),):
         for file in files:
-            if isinstance(found := try_to_load_from_cache(place, file, cache_dir=cache), str):
+            if isinstance(found := try_to_load_from_cache(repository, file, cache_dir=cache), str):
                 return Path(found)
     return None
 
@@ -278,6 +271,6 @@ def preprocess_of(model: Any, architecture: str, tag: str) -> Preprocess:
         sides[0],
         tuple(wanted["mean"]),
         tuple(wanted["std"]),
-        "bicubic" if wanted["interpolation"] == "random" else wanted["interpolation"],
+        wanted["interpolation"],
         wanted["resize_mode"] == "squash",
     )
