@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from hypothesis import given, settings
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.conformance.agree import agree
 from tests.strategies import Sizes, batches, prompt_sizes, seeds, small_model, tensor, tokenizer
@@ -217,6 +218,15 @@ def test_padding_too_large_for_the_image_is_refused(size: int) -> None:
     """A padding that leaves no image, or of no pixels, is refused with what would fit."""
     with pytest.raises(ValueError, match="give 1 to 111"):
         Padding(size, 224)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("kind", VISUAL_PROMPTS.values(), ids=VISUAL_PROMPTS)
+def test_a_prompt_is_added_where_the_images_are(kind: type[torch.nn.Module], dtype: torch.dtype) -> None:
+    """Prompts are added on the device of the images, and in their precision: here a GPU that torch plays on machines without."""
+    with FakeTensorMode(), torch.device("cuda"):
+        prompted = kind(2, 6)(torch.zeros(4, 3, 6, 6, dtype=dtype))
+    assert (prompted.device.type, prompted.dtype) == ("cuda", dtype)
 
 
 @pytest.mark.parametrize("kind", [FixedPatch, RandomPatch])

@@ -119,6 +119,13 @@ def test_a_graph_without_nodes_has_matrices_of_no_size() -> None:
             A = adjacency_matrix(graph, [], sparse=layout)
             assert A.shape == degree_matrix(A).shape == count_walks(A, 2).shape == (0, 0)
             assert degrees(A).shape == (0,)
+    assert adjacency_matrix(torch.zeros(2, 0, dtype=torch.long)).shape == (0, 0)
+
+
+def test_weights_keep_their_precision() -> None:
+    """A weight is read in double precision: in a matrix of doubles it is what it was."""
+    for graph in (nx.Graph([(0, 1, {"weight": 0.1})]), [(0, 1, 0.1)]):
+        assert adjacency_matrix(graph, dtype=torch.float64)[0, 1].item() == 0.1
 
 
 @given(graph=graphs(), data=st.data())
@@ -382,7 +389,11 @@ def test_whole_numbers_of_any_type_are_counted(seed: int, dtype: torch.dtype, la
         (nx.path_graph(3), {"nodelist": [0, 1, 1]}, "3 entries but 2 nodes"),
         (nx.path_graph(3), {"nodelist": [0, 1, 2, 3]}, r"1 node\(s\) that the graph has not: 3"),
         ([(0, 1)], {"nodelist": [0]}, r"misses 1 node\(s\) of the graph: 1"),
-        ([(0, 1)], {"weights": torch.ones(1)}, "weights belong to an edge index"),
+        (
+            [(0, 1)],
+            {"weights": torch.ones(1)},
+            r"^weights belong to an edge index \(2, E\): give networkx edges a `weight`, .*triples \(u, v, weight\)$",
+        ),
         ([(0, 1, 2, 3)], {}, r"has 4 entries: expected \(u, v\)"),
         (torch.zeros(3, 2, dtype=torch.long), {}, r"is \(3, 2\) of torch.int64: expected integers of shape \(2, E\)"),
         (torch.zeros(2, 3), {}, r"is \(2, 3\) of torch.float32: expected integers"),

@@ -14,7 +14,15 @@ from torch.autograd import gradcheck, gradgradcheck
 from tests.conformance.agree import agree, numbers
 from tests.strategies import Layer, adjacencies, features, layers, matrix_of, seeds, sparse, tangle
 from tests.test_3_2_graph_convolution import FORMS, means_of_neighbours, tangled_layer
-from vp.graphs import degree_matrix, graph_convolution, max_aggregate, mean_aggregate, mean_matrix, sum_aggregate
+from vp.graphs import (
+    degree_matrix,
+    graph_convolution,
+    graph_convolution_by_node,
+    max_aggregate,
+    mean_aggregate,
+    mean_matrix,
+    sum_aggregate,
+)
 
 Aggregate = Callable[[Tensor, Tensor], Tensor]
 
@@ -130,7 +138,8 @@ def test_the_features_decide_the_precision(dtype: torch.dtype, example: Layer) -
     has_neighbours = (whole != 0).any(1)
     expected = graph_convolution(whole.double(), *example[1:])
     for layout in (torch.Tensor.clone, sparse):
-        torch.testing.assert_close(graph_convolution(layout(whole), *example[1:]), expected)
+        for form in (graph_convolution, graph_convolution_by_node):
+            torch.testing.assert_close(form(layout(whole), *example[1:]), expected)
         torch.testing.assert_close(mean_matrix(layout(whole)).to_dense().sum(1).double(), has_neighbours.double())
 
 

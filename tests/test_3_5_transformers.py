@@ -312,8 +312,19 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         attention_matrix(Q, Q, torch.ones(2, 3, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"mask is \(3, 3\) of torch.float32"):
         attention_matrix(Q, Q, torch.ones(3, 3))
-    with pytest.raises(ValueError, match=r"W_k is \(2, 5\) and H \(3, 2\): expected \(d_out, d\) and \(N, d\)"):
-        self_attention(Q, torch.zeros(2, 2), torch.zeros(2, 5), torch.zeros(2, 2))
+    for wrong, name in enumerate(("W_q", "W_k", "W_v")):
+        weights = [torch.zeros(2, 5 if place == wrong else 2) for place in range(3)]
+        with pytest.raises(ValueError, match=rf"^{name} is \(2, 5\) and H \(3, 2\): expected \(d_out, d\) and \(N, d\)$"):
+            self_attention(Q, *weights)
+    with pytest.raises(ValueError, match=r"^W_q is \(2, 2\) and H \(1, 2, 3\): expected"):
+        self_attention(torch.zeros(1, 2, 3), *torch.zeros(3, 2, 2))
+    with pytest.raises(ValueError, match=r"^W_q is \(1, 2, 2\) and H \(3, 2\): expected"):
+        self_attention(Q, *torch.zeros(3, 1, 2, 2))
+
+
+def test_a_rounded_attention_matrix_is_drawn() -> None:
+    """Rows sum to one but for rounding."""
+    assert attention_graph(torch.tensor([[1.00005]])).number_of_edges() == 1
 
 
 def test_what_is_no_attention_matrix_is_not_drawn() -> None:

@@ -111,6 +111,50 @@ def test_a_run_without_training_is_stored_as_well(performer: Performer, monkeypa
     assert performer.count == 0
 
 
+BORROWING = replace(RUN, name="padding-2-elsewhere", recipe=None, weights_from=RUN.name)
+
+
+@pytest.fixture
+def asked_for(performer: Performer, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What `perform` is asked for, one call after the other; BORROWING borrows from RUN."""
+    calls: list[tuple[Any, ...]] = []
+
+    def perform(*arguments: Any) -> Result:
+        calls.append(arguments)
+        return result_of(arguments[1])
+
+    monkeypatch.setattr(store, "perform", perform)
+    monkeypatch.setattr(store, "source_of", lambda run: RUN)
+    return calls
+
+
+def test_a_run_is_performed_as_asked(asked_for: list[tuple[Any, ...]]) -> None:
+    """Seed, device and whether to show progress reach what performs; without a word it is seed 0, any device, with progress."""
+    obtain(RUN)
+    obtain(RUN, 3, device="cpu", progress=False)
+    assert asked_for == [(RUN, 0, "auto", True, None), (RUN, 3, "cpu", False, None)]
+
+
+def test_a_run_with_borrowed_weights_has_those_of_its_source(asked_for: list[tuple[Any, ...]]) -> None:
+    """The run that trains is obtained first, for the same seed and device, and its result is what the other starts from."""
+    obtain(BORROWING, 3, device="cpu", progress=False)
+    (first, second) = asked_for
+    assert first == (RUN, 3, "cpu", False, None)
+    assert second[:4] == (BORROWING, 3, "cpu", False)
+    assert same(second[4], result_of(3))
+
+
+def test_age_and_patience_hold_for_the_source_as_well(asked_for: list[tuple[Any, ...]]) -> None:
+    """An older source is performed again, too, and who does not wait for a run does not wait for its source."""
+    obtain(RUN, 3)
+    os.utime(the_stored_file(), (1000, 1000))
+    obtain(BORROWING, 3, newer_than=1001)
+    assert [run.name for run, *_ in asked_for] == [RUN.name, RUN.name, BORROWING.name]
+    with store.FileLock(store.result_path(RUN, f"4-{KEY}").with_suffix(".lock")):
+        with pytest.raises(VpError, match=r"^padding-2 \(seed 4\) is being performed by another worker"):
+            obtain(BORROWING, 4, wait_s=0)
+
+
 def test_a_run_that_fails_leaves_nothing(performer: Performer) -> None:
     """An error while performing reaches the caller, nothing is stored, and the next call performs again."""
 
@@ -550,3 +594,34 @@ def test_a_measured_cost_is_read_back_as_it_was(monkeypatch: pytest.MonkeyPatch)
     store.obtain_cost("mobilenet_v3_small", cpu, **SETTINGS | {"time_batch": 2})
     store.obtain_cost("mobilenet_v3_small", cpu, newer_than=time.time() + 60, **SETTINGS)
     assert measured == [1, 2, 1]
+
+
+def test_a_cost_is_of_its_machine_device_and_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On another machine or device, or by other code, it is measured again; a commit or the order of settings change nothing."""
+    where = {"device": "one", "commit": "first"}
+    surroundings = {"machine": "here", "code": "statements"}
+    devices = []
+    network = store.build_network("mobilenet_v3_small", 32, "cpu")
+    cost = network_cost(network, **SETTINGS)
+    monkeypatch.setattr(store, "provenance", lambda device: dict(where))
+    monkeypatch.setattr(store, "code_version", lambda modules: f"{surroundings['code']} {modules}")
+    monkeypatch.setattr(store.platform, "node", lambda: surroundings["machine"])
+    monkeypatch.setattr(store, "build_network", lambda name, image_px, device: devices.append(device))
+    monkeypatch.setattr(store, "network_cost", lambda network, **settings: cost)
+    device = torch.device("cpu")
+
+    def measured_again(**settings: Any) -> bool:
+        before = len(devices)
+        assert store.obtain_cost("mobilenet_v3_small", device, **settings) == cost
+        return len(devices) > before
+
+    assert measured_again(**SETTINGS)
+    assert devices == [device]
+    where["commit"] = "second"
+    assert not measured_again(**dict(reversed(SETTINGS.items())))
+    where["device"] = "another"
+    assert measured_again(**SETTINGS)
+    for name in surroundings:
+        surroundings[name] = "another"
+        assert measured_again(**SETTINGS), name
+    assert not measured_again(**SETTINGS)
