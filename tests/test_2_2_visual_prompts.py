@@ -236,12 +236,21 @@ def test_a_patch_larger_than_the_image_is_refused(kind) -> None:
         kind(41, 40)
 
 
+def test_a_frame_that_leaves_no_image_is_refused() -> None:
+    """A frame must leave a middle, of one pixel at least: 2 pixels of 6 do, 3 do not."""
+    assert parameters(Padding(2, 6)) == 12 * 2 * 4
+    with pytest.raises(ValueError, match=r"^padding of 3 px does not fit an image of 6 px: give 1 to 2$"):
+        Padding(3, 6)
+
+
 @pytest.mark.parametrize("kind", VISUAL_PROMPTS.values(), ids=VISUAL_PROMPTS)
 @given(sizes=prompt_sizes())
 def test_images_of_another_size_are_refused(kind: type[torch.nn.Module], sizes: Sizes) -> None:
     """A prompt says which images it was made for."""
     prompt = kind(*sizes)
-    with pytest.raises(ValueError, match="was made for"):
+    i = prompt.image_size
+    told = rf"^images are \(1, 3, {i + 1}, {i}\): this {kind.__name__} was made for \(B, 3, {i}, {i}\)$"
+    with pytest.raises(ValueError, match=told):
         prompt(torch.zeros(1, 3, prompt.image_size + 1, prompt.image_size))
 
 

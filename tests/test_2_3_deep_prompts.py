@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from functools import cache
+from unittest import mock
 
 import open_clip
 import pytest
@@ -23,7 +24,7 @@ from vp.expectations import Verdict
 from vp.experiments import SCALES, TOKEN_COUNTS, deep_name, runs
 from vp.models import FrozenCLIP, cosine_logits
 from vp.prompts import BatchScrambledDeepPrompt, DeepPrompt, DeepPromptedCLIP, FastDeepPromptedCLIP
-from vp.prompts.deep import last_block_inputs, tokens_before_block
+from vp.prompts.deep import LastBlockInputs, Position, last_block_inputs, reads_one_token, tokens_before_block, vision_blocks
 from vp.runtime import VpError
 
 NAMES = ["house", "red leaf", "moon"]
@@ -201,6 +202,33 @@ def test_no_tokens_is_the_backbone_itself(impl, seed: int, block: int, position,
     features, texts, scale = small()(images, tokenizer()([f"This is a photo of a {name}" for name in NAMES]))
     found = prompted(impl, deepcopy(small()), seed, 0, block, position, readout)(images)
     agree(found, scale * features @ texts.T, "logits with n = 0, against those of the backbone alone", atol=1e-4)
+
+
+@pytest.mark.parametrize(("position", "order"), [("front", "ppcabde"), ("after_class", "cppabde"), ("back", "cabdepp")])
+def test_tokens_stand_where_they_are_put(position: Position, order: str) -> None:
+    """Before the class token, after it, or after all patches; without them the sequence is as it was, in its own precision."""
+    value = {"c": 0.0, "a": 1.0, "b": 2.0, "d": 3.0, "e": 4.0, "p": 9.0}
+    sequence = torch.tensor([value[one] for one in "cabde"], dtype=torch.float16)[None, :, None].expand(2, 5, 3)
+    prompt = DeepPrompt(2, 3, 0, position, "class")
+    prompt.tokens.data.fill_(value["p"])
+    inserted = prompt.insert(sequence)
+    assert inserted.dtype == torch.float16
+    assert inserted[1, :, 2].tolist() == [value[one] for one in order]
+    assert torch.equal(prompt.for_pooling(inserted), sequence)
+
+
+def test_the_last_block_is_shortened_where_one_token_is_read(clip: FrozenCLIP) -> None:
+    """Only a standard block whose class token alone is read out computes one token; other towers compute all of them."""
+    images = ImageSet("some", "test", pixels(0, 3, 3, 16, 16), torch.zeros(3, dtype=torch.long), ("a",))
+    last = len(vision_blocks(clip)) - 1
+    batches = [PrefixBatches(ImageBatches(images, clip.preprocess), clip, block) for block in (last - 1, last)]
+    assert [type(one[torch.arange(3)][0]) for one in batches] == [torch.Tensor, LastBlockInputs]
+    assert reads_one_token(clip)
+    for name, other in (("pool_type", "avg"), ("attn_pool", torch.nn.Identity())):
+        with mock.patch.object(clip.model.visual, name, other):
+            assert not reads_one_token(clip), name
+    with mock.patch("vp.prompts.deep.ResidualAttentionBlock", type(None)):
+        assert not reads_one_token(clip)
 
 
 @given(seed=seeds, block=blocks, position=positions, readout=readouts)

@@ -204,6 +204,23 @@ def test_the_degree_matrix_holds_the_row_sums(impl, graph: nx.Graph, layout: boo
     agree(impl.degree_matrix(sparse(A) if layout else A), expected, "D", atol=1e-7, rtol=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "of_degrees"),
+    [
+        (torch.bool, torch.int64),
+        (torch.uint8, torch.int64),
+        (torch.bfloat16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+    ],
+    ids=str,
+)
+def test_degrees_are_wide(dtype: torch.dtype, of_degrees: torch.dtype) -> None:
+    """Degrees of whole numbers are whole, those of narrow floating-point numbers float32."""
+    A = torch.eye(2, dtype=dtype)
+    assert degrees(A).dtype == degrees(sparse(A)).dtype == of_degrees
+
+
 @given(graph=graphs(), layout=st.booleans())
 def test_degrees_are_the_diagonal_of_the_degree_matrix(graph: nx.Graph, layout: bool) -> None:
     """`degrees` gives the diagonal as a vector, and D has the layout of A."""

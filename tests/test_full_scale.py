@@ -982,6 +982,55 @@ def test_an_unknown_model_or_tag_suggests_the_nearest(name: str, message: str) -
         check_clip_name(name)
 
 
+def test_random_weights_are_those_of_the_named_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MODEL/random builds that model, with the same weights each time, and leaves torch's stream as it was."""
+    built = []
+
+    def create(*named: str) -> Any:
+        built.append(named)
+        model = new_mini_clip(int(torch.randint(1000, ())))
+        model.visual.image_size = 40
+        return model
+
+    monkeypatch.setattr(open_clip, "create_model", create)
+    stream = torch.get_rng_state()
+    first, second = load_clip("ViT-B-32/random"), load_clip("ViT-B-32/random")
+    assert built == [("ViT-B-32",)] * 2
+    assert torch.equal(stream, torch.get_rng_state())
+    assert first.fingerprint == second.fingerprint
+    assert (first.name, first.preprocess) == ("ViT-B-32/random", Preprocess(40))
+    assert first.tokenizer.context_length == open_clip.get_tokenizer("ViT-B-32").context_length
+    assert load_clip("mini-clip/random").fingerprint != load_clip("mini-clip").fingerprint
+    monkeypatch.setattr(open_clip, "get_tokenizer", lambda name: type("HFTokenizer", (), {})())
+    with pytest.raises(VpError, match=r"^ViT-B-16-SigLIP/random reads text by HFTokenizer: give a model with open_clip's own"):
+        load_clip("ViT-B-16-SigLIP/random")
+
+
+def test_what_fits_is_kept_to_the_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes to the limit exactly is kept and computed once; a byte less room, and it is computed at every pass."""
+    images = ImageSet("some", "train", pixels(0, 5, 3, 8, 8), torch.arange(5), tuple("abcde"))
+
+    class Doubled(ComputedBatches):
+        computed = 0
+
+        def compute(self, inputs: Tensor) -> tuple[Tensor, ...]:
+            self.computed += len(inputs)
+            return (2 * inputs.flatten(1)[:, :7],)
+
+    monkeypatch.delenv("VP_CACHE_GIB", raising=False)
+    assert cache_bytes(CPU) == 4 * 2**30
+    for room, again in ((5 * 7 * 4, 0), (5 * 7 * 4 - 1, 2)):
+        monkeypatch.setenv("VP_CACHE_GIB", repr(room / 2**30))
+        batches = Doubled(ImageBatches(images, Preprocess(8)))
+        assert (batches.kept is None) == bool(again)
+        before = batches.computed
+        indices = torch.tensor([3, 1])
+        inputs, labels = batches[indices]
+        assert torch.equal(inputs, 2 * batches.images[indices][0].flatten(1)[:, :7])
+        assert labels.tolist() == [3, 1]
+        assert batches.computed - before == again
+
+
 def test_the_place_of_weights_is_a_repository_and_the_files_it_may_have() -> None:
     """open_clip's records name a repository of the hub, and sometimes the one file in it."""
     assert clip_source("ViT-B-32-quickgelu", "openai") == (
