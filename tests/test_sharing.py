@@ -241,6 +241,7 @@ class Item:
 
     def __init__(self, *markers: pytest.MarkDecorator) -> None:
         self.markers = [*markers]
+        self.config = SimpleNamespace(getoption=lambda name: None)
 
     def get_closest_marker(self, name: str) -> pytest.MarkDecorator | None:
         return next((marker for marker in self.markers if marker.name == name), None)
