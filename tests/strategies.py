@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.vendor import pretty
 from open_clip import CLIP, SimpleTokenizer
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
-from torch import Tensor
+from torch import Tensor, nn
 
 from vp.models.mini_clip import mini_tokenizer
 from vp.runtime import own_random_stream
@@ -45,7 +45,11 @@ def small_model(**vision: object) -> CLIP:
     """A random CLIP of open_clip on images of 16 px, in evaluation mode: what is stated of it holds for any weights."""
     with own_random_stream(0):
         config = {"layers": BLOCKS, "width": WIDTH, "head_width": 8, "patch_size": 8, "image_size": 16, **vision}
-        return CLIP(8, CLIPVisionCfg(**config), CLIPTextCfg(context_length=20, width=16, heads=2, layers=1)).eval()
+        model = CLIP(8, CLIPVisionCfg(**config), CLIPTextCfg(context_length=20, width=16, heads=2, layers=1)).eval()
+        for name, parameter in model.named_parameters():
+            if name.endswith("in_proj_bias"):  # zero in a new model, which would hide that it is forgotten
+                nn.init.normal_(parameter)
+        return model
 
 
 image_sizes = st.integers(5, 24)
