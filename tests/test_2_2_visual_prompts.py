@@ -251,7 +251,7 @@ def test_images_of_another_size_are_refused(kind: type[torch.nn.Module], sizes: 
     i = prompt.image_size
     told = rf"^images are \(1, 3, {i + 1}, {i}\): this {kind.__name__} was made for \(B, 3, {i}, {i}\)$"
     with pytest.raises(ValueError, match=told):
-        prompt(torch.zeros(1, 3, prompt.image_size + 1, prompt.image_size))
+        prompt(torch.zeros(1, 3, i + 1, i))
 
 
 # -- table 2 ---------------------------------------------------------------------------------------------------------------
