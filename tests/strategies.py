@@ -4,7 +4,6 @@ shrink and replay."""
 from __future__ import annotations
 
 import warnings
-from functools import cache
 from itertools import combinations, product
 from typing import NamedTuple
 
@@ -12,12 +11,7 @@ import networkx as nx
 import torch
 from hypothesis import strategies as st
 from hypothesis.vendor import pretty
-from open_clip import CLIP, SimpleTokenizer
-from open_clip.model import CLIPTextCfg, CLIPVisionCfg
-from torch import Tensor, nn
-
-from vp.models.mini_clip import mini_tokenizer
-from vp.runtime import own_random_stream
+from torch import Tensor
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -30,26 +24,6 @@ def tensor(seed: int, *shape: int) -> Tensor:
 def pixels(seed: int, *shape: int) -> Tensor:
     """Uniform uint8 values of a shape, from a seed."""
     return torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
-
-
-WIDTH, BLOCKS = 16, 3  # of the small model's vision transformer
-
-
-@cache
-def tokenizer() -> SimpleTokenizer:
-    """The miniature CLIP's, for texts of up to 18 tokens."""
-    return mini_tokenizer()
-
-
-def small_model(**vision: object) -> CLIP:
-    """A random CLIP of open_clip on images of 16 px, in evaluation mode: what is stated of it holds for any weights."""
-    with own_random_stream(0):
-        config = {"layers": BLOCKS, "width": WIDTH, "head_width": 8, "patch_size": 8, "image_size": 16, **vision}
-        model = CLIP(8, CLIPVisionCfg(**config), CLIPTextCfg(context_length=20, width=16, heads=2, layers=1)).eval()
-        for name, parameter in model.named_parameters():
-            if name.endswith("in_proj_bias"):  # zero in a new model, which would hide that it is forgotten
-                nn.init.normal_(parameter)
-        return model
 
 
 image_sizes = st.integers(5, 24)

@@ -14,7 +14,8 @@ from open_clip import CLIP
 from torch.nn.functional import normalize
 
 from tests.conformance.agree import agree
-from tests.strategies import batches, pixels, seeds, small_model, tensor, tokenizer
+from tests.small_clip import small_model, tokenizer
+from tests.strategies import batches, pixels, seeds, tensor
 from vp.data import Preprocess
 from vp.evaluation import contrast_test, wilson_interval
 from vp.expectations import positive_verdict

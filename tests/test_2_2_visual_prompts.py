@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.conformance.agree import agree
-from tests.strategies import Sizes, batches, prompt_sizes, seeds, small_model, tensor, tokenizer
+from tests.small_clip import small_model, tokenizer
+from tests.strategies import Sizes, batches, prompt_sizes, seeds, tensor
 from vp.experiments import runs
 from vp.performing import images_of, restore_model
 from vp.prompts import VISUAL_PROMPTS, FixedPatch, Padding, RandomPatch

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from tests.conformance.agree import agree
-from tests.strategies import BLOCKS, WIDTH, pixels, seeds, small_model, tensor, tokenizer
+from tests.small_clip import BLOCKS, WIDTH, small_model, tokenizer
+from tests.strategies import pixels, seeds, tensor
 from vp.data import ImageSet, Preprocess
 from vp.evaluation import ImageBatches, PrefixBatches
 from vp.evaluation.batches import cache_bytes

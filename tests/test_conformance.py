@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,8 +21,8 @@ from tests.conformance.foreign import Complaint, Foreign, GivenUp, Marks, NotCla
 from tests.conformance.names import NAMES
 from tests.conformance.plugin import _example, _message
 from tests.conformance.subject import Ours, Subject
+from tests.sessions import Session, conform
 from tests.strategies import sparse
-from tests.test_controls import conform
 
 LIMIT_S = 0.5
 
@@ -338,11 +337,11 @@ def test_a_test_uses_the_names_of_its_marker_only() -> None:
 
 # -- whole sessions ------------------------------------------------------------------------------------------------------------
 
-RIGHT = "import networkx as nx\ndef adjacency_matrix(graph, nodelist):{}\n    return nx.to_numpy_array(graph, nodelist)"
+RIGHT = "def sum_aggregate(A, H):{}\n    return A @ H"
 SESSIONS = {
-    "ends_the_process": ("import os\ndef adjacency_matrix(graph, nodelist): os._exit(3)", "ended the process it ran in, or hung"),
+    "ends_the_process": ("import os\ndef sum_aggregate(A, H): os._exit(3)", "ended the process it ran in, or hung"),
     "ends_at_import": ("import os\nos._exit(3)", "does not import: it ended the process"),
-    "hangs_in_c": ("def adjacency_matrix(graph, nodelist): return sum(iter(int, 1))", "ended the process it ran in, or hung"),
+    "hangs_in_c": ("def sum_aggregate(A, H): return sum(iter(int, 1))", "ended the process it ran in, or hung"),
     "prints": (RIGHT.format("\n    print('hello')"), ""),
     "is_right": (RIGHT.format(""), ""),
 }
@@ -351,7 +350,7 @@ SESSIONS = {
 def test_foreign_code_cannot_take_the_suite_down(tmp_path: Path) -> None:
     """Code that ends its process, hangs or prints costs its own rows; every other solution is asked all the same."""
     labels = [write(tmp_path / f"{name}.py", code) for name, (code, _) in SESSIONS.items()]
-    statement = "tests/test_3_1_adjacency.py::test_entries_count_the_edges_from_u_to_v"
+    statement = "tests/test_3_3_matrix_form.py::test_the_sum_is_taken_over_the_neighbours"
     options = ["-n", "1", "--time-limit=1", *(f"--impl={label}" for label in labels), statement]
     found = {Path(one["solution"]).stem: one for one in conform(tmp_path / "results.json", *options)}
     for name, (_, words) in SESSIONS.items():
@@ -359,7 +358,7 @@ def test_foreign_code_cannot_take_the_suite_down(tmp_path: Path) -> None:
         told = found[name]["problem"] or rows[0]["words"]
         assert words in told, (name, told)
         assert found[name]["holds"] == (not words), (name, told)
-    assert found["prints"]["prints"] == ["adjacency_matrix"]
+    assert found["prints"]["prints"] == ["sum_aggregate"]
     assert found["is_right"]["prints"] == []
 
 
@@ -372,12 +371,6 @@ def test_foreign_code_cannot_take_the_suite_down(tmp_path: Path) -> None:
 )
 def test_options_that_cannot_be_followed_are_refused(arguments: list[str], complaint: str) -> None:
     """A file that is not there, or no time at all, is a usage error."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *arguments, "-p", "no:cacheprovider"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = Session(ROOT, *arguments, "-p", "no:cacheprovider").done()
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert complaint in done.stderr
+    assert complaint in done.said

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import time
 import tomllib
 from collections import Counter
@@ -26,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
+from tests.sessions import Session
 from tests.strategies import tensor
 from vp.claims import Claim, Judgement, Kind, Link
 from vp.expectations import Expectation, Published, Verdict
@@ -560,17 +557,12 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-COMMAND = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "--scale", "mini"]
 WRITING = ("--html=report.html", "--self-contained-html", "--results=results.json")
 
 
-def pytest_in(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *words], cwd=folder, capture_output=True, text=True, timeout=240, env=environment())
-
-
-def environment() -> dict[str, str]:
-    """Where a planted project runs: what its conftest takes from `tests` is this project's."""
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
+def session(project: Path, *words: str) -> Session:
+    """pytest in a planted project; what its conftest takes from `tests` is this project's."""
+    return Session(project, "-p", "no:hypothesispytest", "--scale", "mini", *words, PYTHONPATH=str(ROOT))
 
 
 def verdicts_in(results: Mapping[str, Any]) -> dict[str, str]:
@@ -588,10 +580,10 @@ def test_the_report_opens_with_the_writeup(workers: str, project: Path) -> None:
     """The HTML of a whole run opens with the writeup, then lists the tests; what tests record arrives from workers, too."""
     accepting = ("--accept", "--seeds", "3") if workers == "2" else ()
     deselecting = ("-k", "not test_cases or one") if workers == "2" else ()
-    done = pytest_in(project, "-n", workers, *WRITING, *accepting, *deselecting)
-    assert done.returncode == 1, done.stdout + done.stderr
+    done = session(project, "-n", workers, *WRITING, *accepting, *deselecting).done()
+    assert done.returncode == 1, done.said
     passed = 7 if deselecting else 8
-    assert re.search(rf"2 failed, {passed} passed, 1 skipped,( 1 deselected,)? 1 error in ", done.stdout), done.stdout
+    assert re.search(rf"2 failed, {passed} passed, 1 skipped,( 1 deselected,)? 1 error in ", done.said), done.said
 
     html = (project / "report.html").read_text("utf-8")
     before, rest = html.split('<div class="vp">')
@@ -622,7 +614,7 @@ def test_the_report_opens_with_the_writeup(workers: str, project: Path) -> None:
     assert "passed A test's sentence with <i>markup</i>. test_proved" in text_of(writeup)
     assert "href='tests/test_2_9_planted.py'" in writeup
     assert "claim 'unknown' is not in claims.toml" in text_of(writeup)
-    assert "second-ordering is contradicted: measured (corrected for 2 comparisons: 0.04)" in done.stdout
+    assert "second-ordering is contradicted: measured (corrected for 2 comparisons: 0.04)" in done.said
 
     accepted = project / "expectations" / "mini" / "table_1.toml"
     assert accepted.exists() == bool(accepting)
@@ -635,8 +627,8 @@ def test_the_report_opens_with_the_writeup(workers: str, project: Path) -> None:
 def test_a_partial_run_says_so(project: Path) -> None:
     """A run of one case and one test claims no more than it tested; what only Holm finds fails it, though no test failed."""
     file = "tests/test_2_9_planted.py"
-    done = pytest_in(project, *WRITING, f"{file}::test_cases[one]", f"{file}::test_orderings")
-    assert "3 passed in " in done.stdout
+    done = session(project, *WRITING, f"{file}::test_cases[one]", f"{file}::test_orderings").done()
+    assert "3 passed in " in done.said
     assert done.returncode == 1
     decided = verdicts_in(results_of(project))
     assert {name for name, verdict in decided.items() if verdict not in ("NOT RUN", "argued")} == {
@@ -650,12 +642,10 @@ def test_the_last_failures_alone_are_a_partial_run(project: Path) -> None:
     file = "tests/test_2_9_planted.py"
     path = project / file
     path.write_text(PLANTED.replace('"""So it is in each case."""', 'assert case != "two"'))
-    caching = [word for word in COMMAND if word != "no:cacheprovider"]
-    caching.remove("-p")
-    subprocess.run([*caching, f"{file}::test_cases"], cwd=project, capture_output=True, timeout=240, env=environment())
+    session(project, f"{file}::test_cases").done()
     path.write_text(PLANTED)
-    done = subprocess.run([*caching, *WRITING, "--lf"], cwd=project, capture_output=True, text=True, timeout=240, env=environment())
-    assert " 1 passed" in done.stdout, done.stdout
+    done = session(project, *WRITING, "--lf").done()
+    assert " 1 passed" in done.said, done.said
     assert verdicts_in(results_of(project))["cases"] == "NOT RUN"
 
 
@@ -679,18 +669,16 @@ def test_dies():
     '''
     (project / "tests" / "test_2_9_planted.py").write_text(text + dies + "\n")
     workers = ("-n", "1", "--max-worker-restart=0") if how == "a worker that dies" else ()
-    process = subprocess.Popen(
-        [*COMMAND, *WRITING, *workers], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment()
-    )
+    running = session(project, *WRITING, *workers)
     if how == "an interrupt":
         until = time.monotonic() + 100
         while not (project / "reached").exists() and time.monotonic() < until:
             time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=240)
-    assert process.returncode != 0, out
+        running.interrupt()
+    done = running.done()
+    assert done.returncode != 0, done.said
     decided = verdicts_in(results_of(project))
-    assert (decided["cases"], decided["wrong"], decided["proved"]) == ("reproduced", "NOT RUN", "NOT RUN"), out
+    assert (decided["cases"], decided["wrong"], decided["proved"]) == ("reproduced", "NOT RUN", "NOT RUN"), done.said
     assert counted((project / "report.html").read_text("utf-8"))["not-run"] == 6
 
 
@@ -701,14 +689,14 @@ def test_a_malformed_ledger_fails_with_its_line(project: Path) -> None:
     (project / "results.json").mkdir()
     shutil.copy(ROOT / "tests" / "test_claims.py", project / "tests")
     ledgers_own = "tests/test_claims.py::test_every_claim_that_can_be_tested_is"
-    done = pytest_in(project, *WRITING, "tests/test_3_9_planted.py", ledgers_own)
-    assert " 1 failed, 1 error in " in done.stdout, done.stdout
+    done = session(project, *WRITING, "tests/test_3_9_planted.py", ledgers_own).done()
+    assert " 1 failed, 1 error in " in done.said, done.said
     complaint = f"{path}:4: [proved] kind is 'lemma', expected one of theorem, accuracy, ordering, cost, argued"
     assert done.returncode == 1
-    assert "INTERNALERROR" not in done.stdout + done.stderr
-    assert complaint in done.stdout
+    assert "INTERNALERROR" not in done.said
+    assert complaint in done.said
     assert complaint in text_of((project / "report.html").read_text("utf-8"))
-    assert "FAILED no results: results.json cannot be written" in done.stdout
+    assert "FAILED no results: results.json cannot be written" in done.said
 
 
 def test_a_malformed_file_of_numbers_is_named_beside_the_judgements(project: Path) -> None:
@@ -716,7 +704,7 @@ def test_a_malformed_file_of_numbers_is_named_beside_the_judgements(project: Pat
     (project / "expectations" / "full").mkdir()
     (project / "expectations" / "full" / "table_2.toml").write_text("[padding-10]\nvalue = 'much'\n")
     (project / "expectations" / "published.toml").write_text("[[padding-10]]\nvalue = 1\n")
-    done = pytest_in(project, *WRITING, "tests/test_3_9_planted.py")
+    done = session(project, *WRITING, "tests/test_3_9_planted.py").done()
     assert done.returncode == 1
     assert verdicts_in(results_of(project))["elsewhere"] == "reproduced"
     for file in ("full/table_2.toml:2: [padding-10] value", "published.toml:1: [padding-10] what is missing"):
@@ -736,8 +724,8 @@ def test_a_malformed_file_of_numbers_is_named_beside_the_judgements(project: Pat
 )
 def test_options_that_make_no_sense_are_refused(words: list[str], complaint: str, project: Path) -> None:
     """Options that cannot be meant are a usage error of one line before any test runs."""
-    done = pytest_in(project, *words)
+    done = session(project, *words).done()
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert done.stderr.strip().startswith(complaint)
-    assert "\n" not in done.stderr.strip()
-    assert "passed" not in done.stdout
+    assert done.said.strip().startswith(complaint)
+    assert "\n" not in done.said.strip()
+    assert "passed" not in done.said
