@@ -375,6 +375,17 @@ def test_the_shortcuts_give_the_same_logits_and_gradients(clip: FrozenCLIP, data
         assert (other - gradient).norm() <= 1e-4 * gradient.norm()
 
 
+@pytest.mark.parametrize("n", [0, 1, 2])
+@pytest.mark.parametrize("readout", ["class", "first"])
+def test_the_last_blocks_shortcut_holds_for_any_number_of_tokens(clip: FrozenCLIP, n: int, readout: str) -> None:
+    """In the last block the first token is the prompt's own as soon as there is one, and the class token where there is none."""
+    torch.manual_seed(0)
+    prompt = DeepPrompt(n, WIDTH, BLOCKS - 1, "front", readout)
+    images = images_from(0, 2)
+    inputs = last_block_inputs(clip, tokens_before_block(clip, images, BLOCKS - 1))
+    close(FastDeepPromptedCLIP(clip, NAMES, prompt=prompt)(inputs), DeepPromptedCLIP(clip, NAMES, prompt=prompt)(images))
+
+
 @pytest.mark.parametrize(
     "vision",
     [{"pool_type": "avg"}, {"final_ln_after_pool": True}, {"ls_init_value": 0.5}, {"no_ln_pre": True}, {"block_type": "custom"}],

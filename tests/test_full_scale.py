@@ -19,7 +19,7 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 from urllib.error import URLError
 
 import open_clip
@@ -380,11 +380,21 @@ def test_training_goes_on_in_smaller_parts_to_the_same_weights() -> None:
     assert max(trained[3][1][4:-8]) <= 5
 
 
-@pytest.mark.parametrize("room", [1, 3, 100])
-def test_evaluation_goes_on_in_smaller_batches(room: int) -> None:
-    """When memory is too small for a batch, evaluation halves it and predicts the same."""
-    rows = Rows(11)
-    predicted, true = predict(SmallDevice(room), rows, batch_size=8)
+@pytest.mark.parametrize(
+    ("room", "batch_size", "tried"),
+    [
+        (100, 8, [8, 3]),
+        (3, 8, [8, 4, *[2] * 5, 1]),
+        (1, 8, [8, 4, 2, *[1] * 11]),
+        (3, 100, [11, 5, *[2] * 5, 1]),
+        (9, 10, [10, 5, 5, 1]),
+    ],
+)
+def test_evaluation_goes_on_in_smaller_batches(room: int, batch_size: int, tried: list[int]) -> None:
+    """When memory is too small for a batch, evaluation halves what it tried, once for all, and predicts the same."""
+    rows, model = Rows(11), SmallDevice(room)
+    predicted, true = predict(model, rows, batch_size=batch_size)
+    assert model.tried == tried
     expected = SmallDevice(100).layer(rows.inputs).argmax(1)
     assert torch.equal(predicted, expected)
     assert torch.equal(true, rows.labels)
@@ -458,8 +468,10 @@ class Means(ComputedBatches):
     """The mean colours of images, on a device that has room for `room` images at once."""
 
     room = 100
+    tried: ClassVar[list[int]] = []
 
     def compute(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        self.tried.append(len(inputs))
         if len(inputs) > self.room:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return (inputs.mean((2, 3)),)
@@ -469,11 +481,16 @@ def some_images() -> ImageBatches:
     return ImageBatches(ImageSet("some", "train", pixels(0, 5, 3, 8, 8), torch.arange(5), tuple("abcde")), Preprocess(8))
 
 
-def test_what_is_kept_is_computed_in_batches_that_fit(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    """When memory is too small for a batch of a prefix, the batch is halved, and all is kept nonetheless."""
+@pytest.mark.parametrize(("room", "tried"), [(100, [5]), (3, [5, 2, 2, 1]), (1, [5, 2, *[1] * 5])])
+def test_what_is_kept_is_computed_in_batches_that_fit(
+    room: int, tried: list[int], monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """When memory is too small for a batch of a prefix, what was tried is halved, once for all, and all is kept nonetheless."""
     whole = Means(some_images())
-    monkeypatch.setattr(Means, "room", 2)
+    monkeypatch.setattr(Means, "room", room)
+    monkeypatch.setattr(Means, "tried", [])
     halved = Means(some_images())
+    assert Means.tried == [1, *tried]  # one image first, to see what there is to keep
     assert halved.kept is not None
     assert torch.equal(halved.kept[0], whole.kept[0])
     assert capsys.readouterr().err == ""

@@ -44,14 +44,14 @@ def content(solutions: list[str], rows: list[Row]) -> Content:
         failed = {row.words for row in own if row.verdict == FAIL}
         problem = next(iter(failed)) if len(failed) == 1 and next(iter(failed)).startswith("does not import") else ""
         asked = [row for row in own if row.verdict != NOT_CLAIMED] if not problem else []
-        declined = [row for row in own if row.verdict == NOT_CLAIMED and row.words] if not problem else []
         claimed = {name for row in own for name in row.claims} | {name for row in asked for name in row.names}
+        declined = [_declined(row, claimed) for row in own if row.verdict == NOT_CLAIMED and (row.words or claimed & {*row.names})]
         if not problem and not claimed:
             problem = f"claims nothing: expected any of {', '.join(NAMES)}"
         sections = []
         for section in sorted({name.section for name in NAMES.values()}):
             names = [name for name, known in NAMES.items() if known.section == section]
-            here = [row for row in [*asked, *declined] if NAMES[row.names[0]].section == section]
+            here = [row for row in [*asked, *([] if problem else declined)] if NAMES[row.names[0]].section == section]
             sections.append(
                 {
                     "section": section,
@@ -83,6 +83,11 @@ def content(solutions: list[str], rows: list[Row]) -> Content:
             }
         )
     return found
+
+
+def _declined(row: Row, claimed: set[str]) -> Row:
+    """A statement that a solution is not held to, with the reason: its own, or the names that it lacks beside those it has."""
+    return row.but(words=row.words or f"not asked: it needs {', '.join(name for name in row.names if name not in claimed)}, too")
 
 
 def headline(one: dict[str, Any]) -> str:
