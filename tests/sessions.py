@@ -17,7 +17,10 @@ ROOT = Path(__file__).parent.parent
 _METHODS = multiprocessing.get_all_start_methods()
 _CONTEXT = multiprocessing.get_context("forkserver" if "forkserver" in _METHODS else "spawn")
 _CONTEXT.set_forkserver_preload(["vp.store", "vp.writeup", "hypothesis", "torch_geometric"])
-_PLUGINS_COME_LATER = "-Wignore:Module already imported:pytest.PytestAssertRewriteWarning"
+_ALWAYS = (
+    "-Wignore:Module already imported:pytest.PytestAssertRewriteWarning",  # plugins that come after what is imported already
+    *("-p", "no:randomly"),  # what is planted runs in the order in which it is written
+)
 
 
 class Done(NamedTuple):
@@ -67,4 +70,4 @@ def _session(folder: Path, said: str, arguments: tuple[str, ...], environment: d
     os.dup2(out, 1)
     os.dup2(out, 2)
     sys.argv = ["pytest", *arguments]
-    sys.exit(pytest.main([_PLUGINS_COME_LATER, *arguments]))
+    sys.exit(pytest.main([*_ALWAYS, *arguments]))
