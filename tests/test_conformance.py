@@ -166,15 +166,6 @@ def test_a_call_that_never_ends_is_ended_and_not_tried_again(solution) -> None:
         foreign.split(6, 0.2, 0)
 
 
-def test_calls_that_take_too_long_together_end_a_statement(solution) -> None:
-    """A statement calls many times: what each has time for, and all of them have not, is ended; the next statement is asked."""
-    foreign = solution("import time\ndef split(count, share, seed):\n    time.sleep(0.3)\n    return [], []")
-    with pytest.raises(GivenUp, match=r"split\(5, 0.2, 0\) and the calls before it took 3 s \(6 times --time-limit\)"):
-        [foreign.split(5, 0.2, 0) for _ in range(11)]
-    foreign.begin_statement()
-    assert foreign.split(5, 0.2, 0) == ([], [])
-
-
 def test_solutions_do_not_reach_each_other(tmp_path: Path) -> None:
     """Equal names of modules, settings of torch and the folder are each solution's own, when it is called, too."""
     found = {}

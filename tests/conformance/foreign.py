@@ -17,7 +17,6 @@ import os
 import signal
 import sys
 import threading
-import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -37,7 +36,6 @@ from tests.conformance.names import NAMES, Check, described
 
 GRACE_S = 5.0  # from the first, polite end of a call to that of its process
 IMPORT_LIMITS = 6  # how many limits of a call an import may take
-STATEMENT_LIMITS = 6  # and all calls together that a statement makes
 
 
 class Complaint(AssertionError):
@@ -149,11 +147,6 @@ class Foreign:
         place = label.partition(":")[0]
         self.ground = Ground(Path(place).resolve().parent if place.endswith(".py") else None)
         self._targets: dict[str, Any] | None = None
-        self.begin_statement()
-
-    def begin_statement(self) -> None:
-        """From here on its calls may take STATEMENT_LIMITS limits together."""
-        self.left_s = STATEMENT_LIMITS * self.limit_s
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -256,31 +249,23 @@ class Watched:
         return WatchedModule(self, found) if isinstance(found, nn.Module) else found
 
     def watch(self, target: Callable[..., Any], name: str, check: Check | None, given: tuple[Any, ...]) -> Any:
-        """Call `target` and hold it to what any call must keep to. Raises Complaint; GivenUp where time runs out."""
+        """Call `target` and hold it to what any call must keep to. Raises Complaint; GivenUp where it runs too long."""
         if words := self.solution.marks.left(self.mark):
             raise GivenUp(words)
         given = tuple(_dense(one) for one in given)
         before = [_snapshot(one) for one in given]
         told = f"{name}({', '.join(described(one) for one in given)})"
-        limit_s, left_s, began = self.solution.limit_s, max(self.solution.left_s, 1e-3), time.monotonic()
         try:
-            with self.solution.ground.enter(min(limit_s, left_s)):
+            with self.solution.ground.enter(self.solution.limit_s):
                 found = target(*(one._module if isinstance(one, WatchedModule) else one for one in given))
         except _TooLong:
-            if left_s < limit_s:
-                limits_s = STATEMENT_LIMITS * limit_s
-                raise GivenUp(
-                    f"{told} and the calls before it took {limits_s:g} s ({STATEMENT_LIMITS} times --time-limit)"
-                ) from None
-            words = f"{told} did not come to an end in {limit_s:g} s (--time-limit)"
+            words = f"{told} did not come to an end in {self.solution.limit_s:g} s (--time-limit)"
             self.solution.marks.leave(self.mark, f"{words}; not tried again")
             raise GivenUp(words) from None
         except NotImplementedError as error:
             raise NotClaimed(f"{told} is not implemented{f': {error}' if str(error) else ''}") from None
         except BaseException as error:
-            raise Complaint(f"{told} {_why(error, limit_s)}") from None
-        finally:
-            self.solution.left_s -= time.monotonic() - began
+            raise Complaint(f"{told} {_why(error, self.solution.limit_s)}") from None
         for one, kept in zip(given, before, strict=True):
             if _changed(one, kept):
                 raise Complaint(f"{told} changed {described(one)} that it was given: expected it to stay as it was")
