@@ -561,8 +561,8 @@ WRITING = ("--html=report.html", "--self-contained-html", "--results=results.jso
 
 
 def session(project: Path, *words: str) -> Session:
-    """pytest in a planted project; what its conftest takes from `tests` is this project's."""
-    return Session(project, "-p", "no:hypothesispytest", "--scale", "mini", *words, PYTHONPATH=str(ROOT))
+    """pytest in a planted project."""
+    return Session(project, "-p", "no:hypothesispytest", "--scale", "mini", *words)
 
 
 def verdicts_in(results: Mapping[str, Any]) -> dict[str, str]:

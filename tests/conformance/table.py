@@ -45,13 +45,14 @@ def content(solutions: list[str], rows: list[Row]) -> Content:
         problem = next(iter(failed)) if len(failed) == 1 and next(iter(failed)).startswith("does not import") else ""
         asked = [row for row in own if row.verdict != NOT_CLAIMED] if not problem else []
         claimed = {name for row in own for name in row.claims} | {name for row in asked for name in row.names}
-        declined = [_declined(row, claimed) for row in own if row.verdict == NOT_CLAIMED and (row.words or claimed & {*row.names})]
         if not problem and not claimed:
             problem = f"claims nothing: expected any of {', '.join(NAMES)}"
+        declined = [_declined(row, claimed) for row in own if row.verdict == NOT_CLAIMED and (row.words or claimed & {*row.names})]
+        shown = [*asked, *declined] if not problem else []
         sections = []
         for section in sorted({name.section for name in NAMES.values()}):
             names = [name for name, known in NAMES.items() if known.section == section]
-            here = [row for row in [*asked, *([] if problem else declined)] if NAMES[row.names[0]].section == section]
+            here = [row for row in shown if NAMES[row.names[0]].section == section]
             sections.append(
                 {
                     "section": section,
