@@ -982,6 +982,9 @@ def test_damaged_weights_elsewhere_are_left_alone(tmp_path: Path, monkeypatch: p
             "ViT-B-32-quickgelu",
             r"no weights '' of ViT-B-32-quickgelu: did you mean ViT-B-32-quickgelu/openai( or ViT-B-32-quickgelu/\w+){2}\?",
         ),
+        ("ViT-B-32", r"no weights '' of ViT-B-32: did you mean ViT-B-32-quickgelu/openai( or ViT-B-32(-quickgelu)?/\w+){2}\?"),
+        ("ViT-B-32/openia", r"no weights 'openia' of ViT-B-32: did you mean ViT-B-32-quickgelu/openai\?"),
+        ("roberta-ViT-B-32", "no weights '' of roberta-ViT-B-32: open_clip has none"),
         ("ViT-B-32/commonpool_m_", r"no weights 'commonpool_m_' of ViT-B-32: did you mean ViT-B-32/\w+( or ViT-B-32/\w+){2}\?"),
         ("convnext_tiny/openai", "no weights 'openai' of convnext_tiny: open_clip has none"),
         ("ViT-B-32/openai", "'ViT-B-32/openai' was trained with QuickGELU: give ViT-B-32-quickgelu/openai"),
@@ -1094,6 +1097,19 @@ def test_every_model_of_open_clip_is_checked_by_its_records() -> None:
     for tag in ("laion2b_s34b_b79k", "datacomp_xl_s13b_b90k"):
         assert check_clip_name(f"ViT-B-32/{tag}") == ("ViT-B-32", tag)
     assert check_clip_name("ViT-B-32-quickgelu/openai") == ("ViT-B-32-quickgelu", "openai")
+
+
+def test_what_is_suggested_is_accepted() -> None:
+    """Whoever follows a suggestion, for a model without a tag or weights of the other activation, gets no second error."""
+    suggested = set()
+    for name in [*open_clip.list_models(), *("/".join(pair) for pair in open_clip.list_pretrained())]:
+        try:
+            check_clip_name(name)
+        except VpError as error:
+            suggested.update(re.findall(r"[^ /]+/[^ /?]+", str(error).partition(": ")[2]))
+    for name in suggested:
+        assert "/".join(check_clip_name(name)) == name
+    assert "ViT-B-32-quickgelu/openai" in suggested
 
 
 OPENAI, HALVES, ZEROS = (0.48145466, 0.4578275, 0.40821073), (0.5, 0.5, 0.5), (0.0, 0.0, 0.0)

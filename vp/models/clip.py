@@ -198,15 +198,22 @@ def check_clip_name(name: str) -> tuple[str, str]:
         return architecture, tag
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if tag not in tags:
-        near = difflib.get_close_matches(tag, tags, n=3) or tags[:3]
-        had = f"did you mean {' or '.join(f'{architecture}/{each}' for each in near)}?" if tags else "open_clip has none"
+        near = [_as_trained(architecture, each) for each in difflib.get_close_matches(tag, tags, n=3) or tags[:3]]
+        had = f"did you mean {' or '.join(filter(None, near))}?" if any(near) else "open_clip has none"
         raise VpError(f"no weights {tag!r} of {architecture}: {had}")
+    if (right := _as_trained(architecture, tag)) != name:
+        with_it = "with" if right else "without"
+        raise VpError(f"{name!r} was trained {with_it} QuickGELU: give {right or 'another model'}")
+    return architecture, tag
+
+
+def _as_trained(architecture: str, tag: str) -> str | None:
+    """MODEL/PRETRAINED with the activation that these weights were trained with; None where open_clip has no such model."""
     trained_quick = bool(get_pretrained_cfg(architecture, tag).get("quick_gelu"))
     is_quick = bool((open_clip.get_model_config(architecture) or {}).get("quick_gelu"))
-    if trained_quick != is_quick:
-        hint = f"give {architecture}-quickgelu/{tag}" if trained_quick else "give another model"
-        raise VpError(f"{name!r} was trained {'with' if trained_quick else 'without'} QuickGELU: {hint}")
-    return architecture, tag
+    if trained_quick == is_quick:
+        return f"{architecture}/{tag}"
+    return f"{architecture}-quickgelu/{tag}" if trained_quick else None
 
 
 def clip_source(architecture: str, tag: str) -> tuple[str, list[str]]:
