@@ -186,10 +186,7 @@ def check_clip_name(name: str) -> tuple[str, str]:
     architecture, _, tag = name.partition("/")
     known = open_clip.list_models()
     if architecture not in known:
-        near = difflib.get_close_matches(architecture, ["mini-clip", *known], n=3, cutoff=0.5) or [
-            "mini-clip",
-            "ViT-B-32-quickgelu",
-        ]
+        near = difflib.get_close_matches(architecture, ["mini-clip", *known], cutoff=0.5) or ["mini-clip", "ViT-B-32-quickgelu"]
         raise VpError(
             f"no CLIP named {name!r}: did you mean {', '.join(near)}? Give mini-clip or MODEL/PRETRAINED of open_clip, e.g. "
             "ViT-B-32-quickgelu/openai"
@@ -198,7 +195,7 @@ def check_clip_name(name: str) -> tuple[str, str]:
         return architecture, tag
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if tag not in tags:
-        near = [_as_trained(architecture, each) for each in difflib.get_close_matches(tag, tags, n=3) or tags[:3]]
+        near = [_as_trained(architecture, each) for each in difflib.get_close_matches(tag, tags) or tags[:3]]
         had = f"did you mean {' or '.join(filter(None, near))}?" if any(near) else "open_clip has none"
         raise VpError(f"no weights {tag!r} of {architecture}: {had}")
     if (right := _as_trained(architecture, tag)) != name:
@@ -246,7 +243,7 @@ def note_checksum(path: Path) -> None:
     with path.open("rb") as file:
         noted = _noted_checksums() | {_place_of(path): hashlib.file_digest(file, "sha256").hexdigest()}
     temporary = weights_folder() / f"{CHECKSUMS}.{os.getpid()}.part"
-    temporary.write_text(json.dumps(noted, indent=1), encoding="utf-8")
+    temporary.write_text(json.dumps(noted), encoding="utf-8")
     temporary.replace(weights_folder() / CHECKSUMS)
 
 
