@@ -29,6 +29,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
@@ -917,6 +918,31 @@ def test_damaged_clip_weights_name_the_command_that_cures(tmp_path: Path, monkey
     assert piece("ViT-B-32-quickgelu/openai").is_here()
     with pytest.raises(NotAvailable, match=r"truncated or damaged \(header too large\): delete it and run `python -m vp fetch"):
         load_clip("ViT-B-32-quickgelu/openai")
+
+
+TINY = {  # an architecture as open_clip's own files describe them
+    "embed_dim": 8,
+    "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 16, "layers": 1, "head_width": 8},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+def test_weights_are_read_from_their_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is loaded computes what the model computed whose weights were saved, and random weights something else."""
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", TINY)
+    monkeypatch.setattr(open_clip, "list_pretrained_tags_by_model", lambda _: ["own"])
+    monkeypatch.setattr("vp.models.clip.get_pretrained_cfg", lambda *_: {"hf_hub": "somebody/tiny/weights.safetensors"})
+    monkeypatch.setattr("vp.models.clip.try_to_load_from_cache", lambda *_, **__: str(tmp_path / "weights.safetensors"))
+    torch.manual_seed(1)
+    saved = open_clip.create_model("tiny").eval()
+    save_file(saved.state_dict(), tmp_path / "weights.safetensors")
+    images, texts = tensor(0, 2, 3, 32, 32), ["a photo of a cat"]
+    loaded = load_clip("tiny/own")
+    expected = [saved.encode_image(images), saved.encode_text(open_clip.get_tokenizer("tiny")(texts))]
+    found = [loaded.encode_image(images), loaded.encode_text(texts)]
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, nn.functional.normalize(other, dim=-1))
+    assert not torch.allclose(load_clip("tiny/random").encode_image(images), found[0])
 
 
 def hub_cache(root: Path, content: bytes) -> Path:
