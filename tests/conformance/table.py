@@ -65,7 +65,7 @@ def content(solutions: list[str], rows: list[Row]) -> Content:
                             "test": row.test,
                             "printed": row.printed,
                         }
-                        for row in sorted(here, key=lambda row: (list(NAMES).index(row.names[0]), row.test))
+                        for row in sorted(here, key=lambda row: ([*map([*NAMES].index, row.names)], row.test))
                     ],
                     "not claimed": [name for name in names if name not in claimed],
                     "not asked": [name for name in names if name in claimed and not any(name in row.names for row in here)],
