@@ -306,23 +306,30 @@ def deep_name(classes: str, block: int, n: int, column: str) -> str:
 
 
 def _table_3(scale: Scale) -> list[Run]:
-    """Deep prompts: datasets x blocks x token counts x columns (report 2.3), with the scrambled control as a third column."""
-    return [
-        Run(
-            deep_name(classes, block, n, column),
-            "table_3",
-            scale.name,
-            scale.datasets[classes],
-            "test",
-            scale.backbone,
-            DeepTokens(n, block, position, readout, scrambled),
-            scale.deep_recipe,
-        )
-        for classes in CLASSES
-        for block in scale.blocks
-        for n in TOKEN_COUNTS
-        for column, (position, readout, scrambled) in COLUMNS.items()
-    ]
+    """Deep prompts: datasets x blocks x token counts x columns (report 2.3), with the scrambled control as a third column.
+
+    One token cannot be scrambled: the control of n = 1 is evaluated with the weights of the correct prompt.
+    """
+    cells = []
+    for classes in CLASSES:
+        for block in scale.blocks:
+            for n in TOKEN_COUNTS:
+                for column, (position, readout, scrambled) in COLUMNS.items():
+                    run = Run(
+                        deep_name(classes, block, n, column),
+                        "table_3",
+                        scale.name,
+                        scale.datasets[classes],
+                        "test",
+                        scale.backbone,
+                        DeepTokens(n, block, position, readout, scrambled),
+                        scale.deep_recipe,
+                    )
+                    trained_alike = scrambled and n == 1
+                    cells.append(
+                        replace(run, recipe=None, weights_from=deep_name(classes, block, n, "back")) if trained_alike else run
+                    )
+    return cells
 
 
 def _why(scale: Scale) -> list[Run]:

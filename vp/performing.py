@@ -209,6 +209,7 @@ _CODE_OF_A_RUN = (
     "vp.evaluation.batches",
     "vp.performing",
     "vp.models.clip",
+    "vp.models.fast_blocks",
     "vp.models.fine_tuning",
     "vp.models.mini_clip",
     "vp.models.mini_resnet",

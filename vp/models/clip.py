@@ -28,6 +28,7 @@ from torch.nn.functional import normalize
 from vp.artifacts import content_hash
 from vp.data.preprocess import CLIP_MEAN, CLIP_STD, Preprocess
 from vp.downloads import matches, weights_folder
+from vp.models.fast_blocks import faster
 from vp.runtime import RANDOM, NotAvailable, VpError, own_random_stream
 
 CHECKSUMS = "checksums.json"  # in the folder of weights: SHA-256 by file
@@ -46,7 +47,7 @@ class FrozenCLIP(nn.Module):
     ) -> None:
         super().__init__()
         self.name = name
-        self.model: Any = model.eval().requires_grad_(False)  # open_clip carries no types
+        self.model: Any = faster(model.eval().requires_grad_(False))  # open_clip carries no types
         self.tokenizer = tokenizer
         self.preprocess = preprocess
         self._text_features: dict[tuple[tuple[str, ...], torch.device], Tensor] = {}

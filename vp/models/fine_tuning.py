@@ -142,7 +142,8 @@ class FineTunedNetwork(nn.Module):
         if statistics not in get_args(Statistics):
             raise ValueError(f"no statistics {statistics!r}: give {' or '.join(get_args(Statistics))}")
         self.preprocess, self.statistics = pretrained.preprocess, statistics
-        self.network = copy.deepcopy(pretrained.network).requires_grad_(False)
+        # Convolutions take less time where an image's channels lie side by side.
+        self.network = copy.deepcopy(pretrained.network).requires_grad_(False).to(memory_format=torch.channels_last)
         self.head_name = final_linear(self.network)
         old = self.network.get_submodule(self.head_name)
         assert isinstance(old, nn.Linear)
