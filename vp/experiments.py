@@ -219,7 +219,7 @@ SCALES: dict[str, Scale] = {
         # Rates are chosen on validation images: tests/bench_recipes.py prints the table.
         patch_recipe=Recipe("adam", learning_rate=1.0, warmup_steps=0, epochs=2, batch_size=64),
         padding_recipe=Recipe("adam", learning_rate=0.1, warmup_steps=0, epochs=4, batch_size=64),
-        deep_recipe=Recipe("adam", learning_rate=0.1, warmup_steps=0, epochs=3, batch_size=64),
+        deep_recipe=Recipe("adam", learning_rate=0.1, warmup_steps=0, epochs=2, batch_size=64),
         network="mini-resnet",
         training_images=DOWNSTREAM_SIZES["train"],
         head_recipe=Recipe("adam", learning_rate=1e-3, warmup_steps=0, schedule="constant", epochs=8, batch_size=32),
