@@ -54,9 +54,10 @@ def test_preprocessing_against_open_clips_transform(batch: int) -> None:
 
 
 def test_evaluation_against_the_bare_forward_pass() -> None:
-    """Prints what evaluating 256 images through a random ViT-B/32 takes beside the same forward passes of preprocessed images."""
+    """Prints what evaluating 256 images takes beside forward passes of preprocessed images through open_clip's own ViT-B/32."""
     name = "ViT-B-32-quickgelu"
-    clip = FrozenCLIP(name, open_clip.create_model(name), open_clip.get_tokenizer(name), Preprocess(224))
+    own = open_clip.create_model(name).eval()
+    clip = FrozenCLIP(name, own, open_clip.get_tokenizer(name), Preprocess(224))
     images = ImageSet("random", "test", pixels(0, 256, 3, 32, 32), torch.arange(256) % 10, tuple("abcdefghij"))
     model = PromptedCLIP(clip, images.class_names)
     batches = ImageBatches(images, clip.preprocess)
@@ -65,7 +66,7 @@ def test_evaluation_against_the_bare_forward_pass() -> None:
     @torch.inference_mode()
     def bare() -> None:
         for part in inputs.split(128):
-            clip.model.encode_image(part)
+            own.encode_image(part)
 
     ours, theirs, ratios = compare(lambda: per_image_correctness(model, batches, 128), bare, 256, 7)
     print(

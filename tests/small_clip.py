@@ -20,11 +20,11 @@ def tokenizer() -> SimpleTokenizer:
     return mini_tokenizer()
 
 
-def small_model(**vision: object) -> CLIP:
+def small_model(*, quick_gelu: bool = False, **vision: object) -> CLIP:
     """A random CLIP of open_clip on images of 16 px, in evaluation mode."""
     with own_random_stream(0):
         config = {"layers": BLOCKS, "width": WIDTH, "head_width": 8, "patch_size": 8, "image_size": 16, **vision}
-        model = CLIP(8, CLIPVisionCfg(**config), CLIPTextCfg(context_length=20, width=16, heads=2, layers=1)).eval()
+        model = CLIP(8, CLIPVisionCfg(**config), CLIPTextCfg(context_length=20, width=16, heads=2, layers=1), quick_gelu).eval()
         for name, parameter in model.named_parameters():
             if name.endswith("in_proj_bias"):  # zero in a new model, which would hide that it is forgotten
                 nn.init.normal_(parameter)

@@ -14,13 +14,14 @@ from open_clip import CLIP
 from torch.nn.functional import normalize
 
 from tests.conformance.agree import agree
+from tests.controls import fast_blocks as controls
 from tests.small_clip import small_model, tokenizer
 from tests.strategies import batches, pixels, seeds, tensor
 from vp.data import Preprocess
 from vp.evaluation import contrast_test, wilson_interval
 from vp.expectations import positive_verdict
 from vp.experiments import Run, runs
-from vp.models import DEFAULT_TEMPLATE, FrozenCLIP, cosine_logits, fill_template, label_probabilities, load_clip
+from vp.models import DEFAULT_TEMPLATE, FrozenCLIP, cosine_logits, fast_blocks, fill_template, label_probabilities, load_clip
 from vp.models.mini_clip import new_mini_clip
 from vp.performing import images_of
 from vp.runtime import NotAvailable, VpError, pick_device
@@ -70,6 +71,59 @@ def test_zero_shot_clip_is_the_open_clip_model_itself(impl, seed: int, batch: in
         image_features, text_features, scale = mini()(images, tokenizer()(TEXTS))
     what = f"logits of {', '.join(NAMES)} without a prompt, against open_clip's own"
     agree(found, scale * image_features @ text_features.T, what, atol=3e-5, rtol=1e-5)
+
+
+def assert_open_clips_features_and_gradients(seed: int, batch: int, quick_gelu: bool) -> None:
+    own = small_model(image_size=40, quick_gelu=quick_gelu)
+    found = []
+    for model in (own, FrozenCLIP("random", own, tokenizer(), Preprocess(40)).model):
+        images = tensor(seed, batch, 3, 40, 40).requires_grad_()
+        features = model.encode_image(images)
+        found.append((features, *torch.autograd.grad((features * tensor(seed + 1, *features.shape)).sum(), images)))
+    for (expected, other), what in zip(zip(*found, strict=True), ("features", "gradients"), strict=True):
+        assert (other - expected).norm() <= 1e-5 * expected.norm(), what
+
+
+@FEW
+@given(seed=seeds, batch=batches, quick_gelu=st.booleans())
+def test_a_frozen_clip_has_open_clips_features_and_gradients(seed: int, batch: int, quick_gelu: bool) -> None:
+    """The faster blocks of a frozen CLIP compute what open_clip's own compute, forward and backward, with either activation."""
+    assert_open_clips_features_and_gradients(seed, batch, quick_gelu)
+
+
+@pytest.mark.parametrize(
+    ("what", "wrong"),
+    [
+        ("SelfAttention", controls.InterleavedHeads),
+        ("SelfAttention", controls.WithoutBias),
+        ("FusedQuickGELU", controls.GradientAtUnscaled),
+        ("FusedQuickGELU", controls.PlainSiLU),
+    ],
+)
+def test_wrong_blocks_are_rejected(monkeypatch: pytest.MonkeyPatch, what: str, wrong: type) -> None:
+    """Each wrong block fails the property that it names."""
+    monkeypatch.setattr(fast_blocks, what, wrong)
+    with pytest.raises(AssertionError, match="gradients" if wrong is controls.GradientAtUnscaled else "features"):
+        assert_open_clips_features_and_gradients(1, 2, quick_gelu=True)
+
+
+def test_the_clip_given_keeps_its_own_blocks() -> None:
+    """A frozen CLIP is another module on the same weights: whoever gave the model still has open_clip's own."""
+    own = small_model(quick_gelu=True)
+    kinds = [type(module) for module in own.modules()]
+    frozen = FrozenCLIP("random", own, tokenizer(), Preprocess(16)).model
+    assert [type(module) for module in own.modules()] == kinds
+    assert frozen.state_dict().keys() == own.state_dict().keys()
+    assert all(frozen.state_dict()[name].data_ptr() == tensor.data_ptr() for name, tensor in own.state_dict().items())
+
+
+def test_self_attention_takes_one_sequence_and_no_mask() -> None:
+    """Other keys or values, or a mask, would be left out without a word: they are an error."""
+    attention = fast_blocks.SelfAttention(torch.nn.MultiheadAttention(8, 2, batch_first=True))
+    one, other = tensor(0, 1, 3, 8), tensor(1, 1, 3, 8)
+    for arguments, options in ([(one, other, other), {}], [(one, one, one), {"attn_mask": torch.zeros(3, 3)}]):
+        with pytest.raises(ValueError, match="other keys or values, or a mask"):
+            attention(*arguments, **options)
 
 
 class Mixed(torch.nn.Module):

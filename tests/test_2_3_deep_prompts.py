@@ -336,12 +336,15 @@ def test_the_same_prompt_gives_the_same_logits_again(impl, seed: int, n: int, bl
 
 @given(seed=seeds, block=blocks, readout=readouts)
 def test_one_token_is_the_same_scrambled_or_not(clip: FrozenCLIP, seed: int, block: int, readout) -> None:
-    """With n = 1 the batch-scrambled control is the correct prompt: the report's n = 1 columns agree."""
-    logits = []
+    """With n = 1 the batch-scrambled control is the correct prompt, logits and gradients: what one learns is the other's."""
+    found = []
     for cls in (DeepPrompt, BatchScrambledDeepPrompt):
         torch.manual_seed(seed)
-        logits.append(DeepPromptedCLIP(clip, NAMES, prompt=cls(1, WIDTH, block, "back", readout))(images_from(seed, 3)))
-    close(*logits)
+        model = DeepPromptedCLIP(clip, NAMES, prompt=cls(1, WIDTH, block, "back", readout))
+        logits = model(images_from(seed, 3))
+        found.append((logits, *torch.autograd.grad(logits.square().sum(), model.prompt.tokens)))
+    for one, other in zip(*found, strict=True):
+        close(one, other)
 
 
 @pytest.mark.specifies("DeepPromptedCLIP")

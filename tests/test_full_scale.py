@@ -1010,7 +1010,10 @@ def test_damaged_weights_elsewhere_are_left_alone(tmp_path: Path, monkeypatch: p
         ),
         ("ViT-B-32", r"no weights '' of ViT-B-32: did you mean ViT-B-32-quickgelu/openai( or ViT-B-32(-quickgelu)?/\w+){2}\?"),
         ("ViT-B-32/openia", r"no weights 'openia' of ViT-B-32: did you mean ViT-B-32-quickgelu/openai\?"),
-        ("roberta-ViT-B-32", "no weights '' of roberta-ViT-B-32: open_clip has none"),
+        (
+            "roberta-ViT-B-32",
+            "no weights '' of roberta-ViT-B-32: those that open_clip has are of another activation: give another model",
+        ),
         ("ViT-B-32/commonpool_m_", r"no weights 'commonpool_m_' of ViT-B-32: did you mean ViT-B-32/\w+( or ViT-B-32/\w+){2}\?"),
         ("convnext_tiny/openai", "no weights 'openai' of convnext_tiny: open_clip has none"),
         ("ViT-B-32/openai", "'ViT-B-32/openai' was trained with QuickGELU: give ViT-B-32-quickgelu/openai"),

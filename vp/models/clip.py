@@ -197,7 +197,10 @@ def check_clip_name(name: str) -> tuple[str, str]:
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if tag not in tags:
         near = [_as_trained(architecture, each) for each in difflib.get_close_matches(tag, tags) or tags[:3]]
-        had = f"did you mean {' or '.join(filter(None, near))}?" if any(near) else "open_clip has none"
+        if any(near):
+            had = f"did you mean {' or '.join(filter(None, near))}?"
+        else:
+            had = "those that open_clip has are of another activation: give another model" if tags else "open_clip has none"
         raise VpError(f"no weights {tag!r} of {architecture}: {had}")
     if (right := _as_trained(architecture, tag)) != name:
         with_it = "with" if right else "without"
