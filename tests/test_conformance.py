@@ -334,6 +334,16 @@ def test_the_page_escapes_what_comes_from_a_solution() -> None:
     assert "&lt;script&gt;" in page
 
 
+def test_the_page_marks_verdicts_and_says_a_mistake_once() -> None:
+    """A mistake that several statements of a section meet is written at the first, as on a terminal; verdicts bear their marks."""
+    failing = [row(test=f"a.py::{name}", verdict="fail", words=f"is off; smallest example: {name}") for name in ("one", "two")]
+    page = table.page(table.content(["a.py"], [row(test="a.py::good"), *failing]))
+    assert page.count("<span class='verdict contradicted'>fail</span>") == 2
+    assert page.count("<span class='verdict reproduced'>pass</span>") == 1
+    assert page.count("is off") == 1
+    assert page.count("<td>as above</td>") == 1
+
+
 def test_a_test_uses_the_names_of_its_marker_only() -> None:
     """A test that reaches for a name it does not declare fails: it would be asked of a solution that lacks the name."""
     impl = Subject(Ours())

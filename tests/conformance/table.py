@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from tests.conformance.names import NAMES
@@ -150,20 +151,33 @@ def _mistake(row: dict[str, Any]) -> str:
     return str(row["words"]).partition("; smallest example")[0].removesuffix("; not tried again")
 
 
+STYLE = Path(__file__).parents[2] / "vp" / "writeup" / "style.css"
+MARKS = {PASS: "reproduced", FAIL: "contradicted", NOT_CLAIMED: "not-run"}  # as the writeup marks its verdicts
+
+
 def page(content: Content) -> str:
     """The same as HTML, at the top of pytest's report."""
-    parts = ["<h2>Conformance</h2>"]
+    parts = [f"<style>{STYLE.read_text(encoding='utf-8')}</style>", '<div class="vp"><h2>Conformance</h2>']
     for one in content:
-        parts.append(f"<h3>{escape(headline(one))}</h3>")
+        parts.append(f"<p class='lead'>{escape(headline(one))}</p>")
         if one["problem"]:
             continue
-        parts.append("<table><tr><th>Section</th><th>Name</th><th>Statement</th><th>Verdict</th><th>Counterexample</th></tr>")
+        head = "".join(f"<th>{title}</th>" for title in ("Section", "Name", "Statement", "Verdict", "Counterexample"))
+        parts.append(f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>')
         for section in one["sections"]:
+            told = ""
             for row in section["rows"]:
-                cells = [section["section"], ", ".join(row["names"]), row["statement"], row["verdict"], row["words"]]
-                parts.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
+                words = "as above" if row["words"] and _mistake(row) == told else row["words"]
+                parts.append(_table_row(section["section"], row["names"], row["statement"], row["verdict"], words))
+                told = _mistake(row)
             if section["not claimed"]:
-                cells = [section["section"], ", ".join(section["not claimed"]), "", NOT_CLAIMED, ""]
-                parts.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
-        parts.append("</table>")
-    return "".join(parts)
+                parts.append(_table_row(section["section"], section["not claimed"], "", NOT_CLAIMED, ""))
+        parts.append("</tbody></table></div>")
+    return "".join([*parts, "<details id='pytest-table'><summary>pytest's own table</summary></details></div>"])
+
+
+def _table_row(section: str, names: Sequence[str], statement: str, verdict: str, words: str) -> str:
+    named = ", ".join(f"<code>{escape(name)}</code>" for name in names)
+    mark = f"<span class='verdict {MARKS.get(verdict, '')}'>{escape(verdict)}</span>"
+    cells = [escape(section), named, escape(statement), mark, escape(words)]
+    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"

@@ -17,64 +17,7 @@ from vp.claims import Kind
 from vp.expectations import Verdict
 from vp.writeup.content import Content, title_of
 
-STYLE = """
-<style>
-:root { color-scheme: light dark; --ink: #1a1a1a; --paper: #ffffff; --quiet: #5c5c5c; --line: #c9c9c9; --raised: #f4f4f2;
-  --link: #0050a0; --green: #00795a; --blue: #0072b2; --orange: #c24d00; --pink: #a8487f; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e8e6e3; --paper: #16181a; --quiet: #a9a9a9; --line: #474b4f; --raised: #212427; --link: #8ec5ff;
-    --green: #2cc295; --blue: #5cb8f0; --orange: #ff8a4a; --pink: #e39cc8; }
-}
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); min-width: 0; max-width: 64rem;
-  margin: 0 auto; padding: 1rem; display: flex; flex-direction: column; }
-body > * { order: 3; } body > h1 { order: 0; font-size: 1.7rem; line-height: 1.25; color: var(--ink); margin: .3rem 0; }
-body > p { order: 1; color: var(--quiet); margin: 0; font-size: .88rem; overflow-wrap: anywhere; }
-body > .summary { order: 2; display: block; min-width: 0; }
-.summary__data > h2 { display: none; } .summary__spacer { display: none; } .summary__data { flex: none; }
-.run-count, .filter, #environment-header h2 { color: var(--ink); }
-#results-table, #environment { color: var(--ink); font-size: .8rem; width: 100%; max-width: 100%; overflow-wrap: anywhere; }
-#results-table td, #results-table th, #environment td { color: inherit; border-color: var(--line); overflow-wrap: anywhere; }
-#environment tr:nth-child(odd), .log { background: var(--raised); color: var(--ink); }
-body:not(:has(#pytest-table[open])) :is(.run-count, .filter, .summary__reload, .controls, .collapse, #results-table,
-  #environment-header, #environment) { display: none !important; }
-.vp h2 { font-size: 1.3rem; margin: 2.4rem 0 .4rem; border-top: 1px solid var(--line); padding-top: 1rem; }
-.vp h3 { font-size: 1.05rem; margin: 1.8rem 0 .3rem; }
-.vp p, .vp h2, .vp h3 { color: var(--ink); } .vp p { max-width: 46rem; } .vp .lead { font-size: 1.08rem; }
-.vp a { color: var(--link); text-decoration-thickness: 1px; text-underline-offset: 2px; }
-.vp code { font-size: .92em; overflow-wrap: anywhere; }
-.vp .wide { overflow-x: auto; }
-.vp table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .6rem 0; font-size: .92rem; }
-.vp caption, .vp figcaption { text-align: left; color: var(--quiet); font-size: .88rem; padding: .2rem 0; max-width: 46rem; }
-.vp th { text-align: left; border-bottom: 2px solid var(--ink); padding: .3rem .8rem .3rem 0; vertical-align: bottom; }
-.vp td { border-bottom: 1px solid var(--line); padding: .4rem .8rem .4rem 0; vertical-align: top; }
-.vp td.number { text-align: right; }
-.vp .claims { width: 100%; table-layout: fixed; } .vp .claims td { overflow-wrap: anywhere; }
-.vp .claims th:nth-child(1) { width: 43%; } .vp .claims th:nth-child(2) { width: 13%; }
-.vp .claims th:nth-child(4) { width: 8.2rem; }
-.vp .where { display: block; color: var(--quiet); font-size: .82rem; margin-top: .15rem; }
-.vp .where a:has(code) { text-decoration: none; } .vp .where a:hover { text-decoration: underline; }
-.vp .truth { display: block; margin-top: .15rem; }
-.vp figure { margin: 1rem 0; } .vp figure svg { max-width: 100%; height: auto; color: var(--ink); }
-.vp .verdict { white-space: nowrap; font-weight: 600; } .vp .quiet, .vp p.quiet { color: var(--quiet); font-size: .88rem; }
-.vp .value { white-space: nowrap; } .vp .why { display: block; min-width: 9rem; max-width: 22rem; }
-.vp .reproduced::before { content: "\\2713\\00a0"; color: var(--green); }
-.vp .within-noise::before { content: "\\2248\\00a0"; color: var(--blue); }
-.vp .contradicted::before { content: "\\2717\\00a0"; color: var(--orange); }
-.vp .corrected::before { content: "\\270e\\00a0"; color: var(--pink); }
-.vp .not-run::before, .vp .rehearsal::before { content: "\\25cb\\00a0"; } .vp .argued::before { content: "\\2014\\00a0"; }
-.vp details { margin: .5rem 0; } .vp summary { cursor: pointer; } .vp details details { margin-left: 1rem; }
-.vp .problem { border-left: 4px solid var(--orange); padding-left: .8rem; }
-@media (max-width: 44rem) {
-  .vp .claims thead { display: none; } .vp .claims tr, .vp .claims td { display: block; border: 0; padding: .1rem 0; }
-  .vp .claims tr { border-bottom: 1px solid var(--line); padding: .6rem 0; }
-  .vp .claims td[data-title]:not(:empty)::before { content: attr(data-title) ": "; color: var(--quiet); }
-}
-@media print {
-  .vp h2, .vp h3, .vp caption { break-after: avoid; } .vp figure, .vp tr { break-inside: avoid; }
-  .vp #pytest-table { display: none; }
-}
-</style>
-"""
+STYLE = f"<style>\n{(Path(__file__).parent / 'style.css').read_text(encoding='utf-8')}</style>"
 
 FEW = 4  # numbers of a claim that are named one by one
 MEANING = {
