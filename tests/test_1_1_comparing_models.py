@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -481,8 +482,10 @@ def figures(costs: Mapping[str, NetworkCost], report: ReportFigures, where: str)
         Panel(f"this machine: {where}", [spread(cost.without) for cost in costs.values()]),
         Panel(f"report: {report.device}", printed, hollow=True),
     ]
-    few = [NETWORKS[name].label for name, cost in costs.items() if cost.without.batch != cost.asked_time_batch]
-    scaled = f" {', '.join(few)}: measured on fewer images at a time and multiplied, for 8 did not fit." if few else ""
+    few = {NETWORKS[name].label: cost.without.batch for name, cost in costs.items() if cost.without.batch != TIME_BATCH}
+    which = ", ".join(few) if len(few) < len(costs) else "all"
+    on = " or ".join(map(str, sorted({*few.values()})))
+    scaled = f" Measured on fewer than {TIME_BATCH} images at a time and multiplied: {which}, on {on}." if few else ""
     below = f"Left: measured here, medians with quartiles.{scaled} Right, hollow: {report.source}."
     resident = [resident_mib(name) for name in NETWORKS]
     saved = [cost.saved_mib(MEMORY_BATCH) for cost in costs.values()]
@@ -566,6 +569,16 @@ def test_a_smaller_batch_than_asked_for_is_said_in_the_table() -> None:
     assert row["ms per image"] == "5 (5 to 5.01)"
     assert spread(Timing(4, (0.020,))) == (40, 40, 40)
     assert row["Peak MiB without / with gradients, batch of 64"] == "100 / 1,000 (batch of 32: 64 did not fit)"
+
+
+def test_times_of_fewer_images_are_said_in_the_captions(report: ReportFigures) -> None:
+    """Where a batch of 8 was not measured, figures multiply what was and say on how many images: of all networks, or of some."""
+    costs = made_up({name: report.networks[name].ms_per_batch for name in NETWORKS})
+    assert "on fewer than 8 images at a time and multiplied: all, on 4." in figures(costs, report, "a device")["figure-1"][1]
+    whole = {name: replace(cost, without=Timing(8, cost.without.seconds)) for name, cost in costs.items()}
+    assert "multiplied" not in figures(whole, report, "a device")["figure-1"][1]
+    some = {**whole, "resnet18": costs["resnet18"]}
+    assert "on fewer than 8 images at a time and multiplied: ResNet18, on 4." in figures(some, report, "a device")["figure-3"][1]
 
 
 def test_the_figures_name_every_network_and_the_reports_device(report: ReportFigures) -> None:

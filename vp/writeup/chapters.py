@@ -24,8 +24,8 @@ CHAPTERS: dict[str, tuple[Section, ...]] = {
             "Seven networks for classifying photographs, built by the libraries that ship them, with random weights: what a "
             "network costs does not depend on them. Nothing here is trained. Accuracies are the libraries' own; operations and "
             "the memory kept for a backward pass are counted exactly; time is measured on this machine, which does nothing else "
-            "meanwhile, and so differs from the report's device. Times are given twice, for a batch of 8 images and for one "
-            "image: what the report calls “per image” is the former.",
+            "meanwhile, and so differs from the report's device. Times are given twice, for a batch and for one image: "
+            "what the report calls “per image” is that of a batch of 8.",
             tables=("networks",),
         ),
         Section(
