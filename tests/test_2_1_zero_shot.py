@@ -117,13 +117,31 @@ def test_the_clip_given_keeps_its_own_blocks() -> None:
     assert all(frozen.state_dict()[name].data_ptr() == tensor.data_ptr() for name, tensor in own.state_dict().items())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_faster_blocks_are_open_clips_in_less_precision(dtype: torch.dtype) -> None:
+    """In half precision, without gradients, features are open_clip's own up to rounding."""
+    own = small_model(image_size=40, quick_gelu=True)
+    images = tensor(3, 4, 3, 40, 40)
+    with torch.inference_mode(), torch.autocast("cpu", dtype):
+        expected = own.encode_image(images)
+        found = FrozenCLIP("random", own, tokenizer(), Preprocess(40)).model.encode_image(images)
+    assert found.dtype == expected.dtype == dtype
+    assert (found - expected).float().norm() <= 0.02 * expected.float().norm()
+
+
 def test_self_attention_takes_one_sequence_and_no_mask() -> None:
-    """Other keys or values, or a mask, would be left out without a word: they are an error."""
+    """Other keys or values, a mask, or weights asked for, would be left out without a word: they are an error."""
     attention = fast_blocks.SelfAttention(torch.nn.MultiheadAttention(8, 2, batch_first=True))
     one, other = tensor(0, 1, 3, 8), tensor(1, 1, 3, 8)
-    for arguments, options in ([(one, other, other), {}], [(one, one, one), {"attn_mask": torch.zeros(3, 3)}]):
-        with pytest.raises(ValueError, match="other keys or values, or a mask"):
+    for arguments, options in (
+        [(one, other, other), {}],
+        [(one, one, one), {"attn_mask": torch.zeros(3, 3)}],
+        [(one, one, one), {"need_weights": True}],
+    ):
+        with pytest.raises(ValueError, match="no other keys or values, no mask and no weights"):
             attention(*arguments, **options)
+    with pytest.raises(TypeError, match="key_padding_mask"):
+        attention(one, one, one, key_padding_mask=torch.zeros(1, 3))
 
 
 class Mixed(torch.nn.Module):

@@ -116,8 +116,6 @@ def measure(work: Work, device: torch.device, images: int, batch: int, repeats: 
 
 def _flop_per_image(model: nn.Module, batches: Batches, batch: int, trains: bool) -> float:
     inputs, labels = batches[torch.arange(batch)]
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # the counter does not know what is inside
     with FlopCounterMode(display=False) as counter:
         if trains:
             model.train()
@@ -125,7 +123,6 @@ def _flop_per_image(model: nn.Module, batches: Batches, batch: int, trains: bool
         else:
             with torch.no_grad(), mixed_precision(labels.device):
                 model.eval()(inputs)
-    torch.backends.mha.set_fastpath_enabled(before)
     model.zero_grad()
     return float(counter.get_total_flops()) / batch
 

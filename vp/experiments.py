@@ -87,7 +87,7 @@ class Run:
     backbone: str
     prompt: VisualPrompt | DeepTokens | None = None  # of a CLIP; None: zero-shot
     recipe: Recipe | None = None  # None: nothing to train
-    weights_from: str | None = None  # the run whose trained weights are evaluated here, on other data or under noise
+    weights_from: str | None = None  # the run whose trained weights are evaluated here: on other data, under noise, scrambled
     noise: GaussianNoise | None = None
     tested_epoch: Literal["last", "best"] = "last"
     template: str = DEFAULT_TEMPLATE
@@ -310,26 +310,23 @@ def _table_3(scale: Scale) -> list[Run]:
 
     One token cannot be scrambled: the control of n = 1 is evaluated with the weights of the correct prompt.
     """
-    cells = []
-    for classes in CLASSES:
-        for block in scale.blocks:
-            for n in TOKEN_COUNTS:
-                for column, (position, readout, scrambled) in COLUMNS.items():
-                    run = Run(
-                        deep_name(classes, block, n, column),
-                        "table_3",
-                        scale.name,
-                        scale.datasets[classes],
-                        "test",
-                        scale.backbone,
-                        DeepTokens(n, block, position, readout, scrambled),
-                        scale.deep_recipe,
-                    )
-                    trained_alike = scrambled and n == 1
-                    cells.append(
-                        replace(run, recipe=None, weights_from=deep_name(classes, block, n, "back")) if trained_alike else run
-                    )
-    return cells
+    return [
+        Run(
+            deep_name(classes, block, n, column),
+            "table_3",
+            scale.name,
+            scale.datasets[classes],
+            "test",
+            scale.backbone,
+            DeepTokens(n, block, position, readout, scrambled),
+            recipe=None if scrambled and n == 1 else scale.deep_recipe,
+            weights_from=deep_name(classes, block, n, "back") if scrambled and n == 1 else None,
+        )
+        for classes in CLASSES
+        for block in scale.blocks
+        for n in TOKEN_COUNTS
+        for column, (position, readout, scrambled) in COLUMNS.items()
+    ]
 
 
 def _why(scale: Scale) -> list[Run]:

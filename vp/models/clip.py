@@ -38,6 +38,9 @@ DEFAULT_TEMPLATE = "This is a photo of a {}"
 class FrozenCLIP(nn.Module):
     """An open_clip CLIP whose parameters never train, with its tokenizer and preprocessing.
 
+    `self.model` is a copy of the one given, on the same parameters, its vision blocks quicker (vp.models.fast_blocks): hooks on
+    the one given are not called, and what is to be moved to another device is the FrozenCLIP.
+
     D is the width of the joint feature space (512 for ViT-B/32, 64 for mini-clip). `known_tokens` lists the tokens that its
     pre-training has seen, for models with a small vocabulary; None means all.
     """
@@ -196,9 +199,9 @@ def check_clip_name(name: str) -> tuple[str, str]:
         return architecture, tag
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if tag not in tags:
-        near = [_as_trained(architecture, each) for each in difflib.get_close_matches(tag, tags) or tags[:3]]
-        if any(near):
-            had = f"did you mean {' or '.join(filter(None, near))}?"
+        near = [like for each in difflib.get_close_matches(tag, tags) or tags if (like := _as_trained(architecture, each))]
+        if near:
+            had = f"did you mean {' or '.join(near[:3])}?"
         else:
             had = "those that open_clip has are of another activation: give another model" if tags else "open_clip has none"
         raise VpError(f"no weights {tag!r} of {architecture}: {had}")

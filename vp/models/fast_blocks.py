@@ -13,13 +13,14 @@ import torch
 from open_clip import CLIP
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 QUICK = 1.702  # QuickGELU(x) = x sigmoid(1.702 x)
 
 
 class SelfAttention(nn.Module):
-    """`nn.MultiheadAttention` of a sequence with itself (B, L, D), without mask, dropout or weights given back."""
+    """`nn.MultiheadAttention` of a sequence with itself (B, L, D), called as open_clip's blocks call it."""
 
     def __init__(self, attention: nn.MultiheadAttention) -> None:
         super().__init__()
@@ -27,10 +28,14 @@ class SelfAttention(nn.Module):
         self.in_proj_weight, self.in_proj_bias = attention.in_proj_weight, attention.in_proj_bias
         self.out_proj = attention.out_proj
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> tuple[Tensor, None]:
-        """The attended sequence (B, L, D). Raises ValueError for another key or value, or for a mask."""
-        if not (key is query and value is query and options.get("attn_mask") is None):
-            raise ValueError("self-attention in a frozen vision transformer, given other keys or values, or a mask: give neither")
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, *, need_weights: bool = False, attn_mask: Tensor | None = None
+    ) -> tuple[Tensor, None]:
+        """The attended sequence (B, L, D). Raises ValueError for other keys or values, a mask, or where weights are asked for."""
+        if key is not query or value is not query or attn_mask is not None or need_weights:
+            raise ValueError(
+                "self-attention in a frozen vision transformer has no other keys or values, no mask and no weights: ask for none"
+            )
         projected = functional.linear(query, self.in_proj_weight, self.in_proj_bias)
         parts = projected.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         attended = functional.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
@@ -47,6 +52,7 @@ class _SiluOfScaled(torch.autograd.Function):
         return functional.silu(scaled).mul_(1 / QUICK)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (scaled,), (gradient,) = ctx.saved_tensors, gradients
         by_scaled: Tensor = torch.ops.aten.silu_backward(gradient, scaled)
@@ -54,7 +60,7 @@ class _SiluOfScaled(torch.autograd.Function):
 
 
 class FusedQuickGELU(QuickGELU):  # type: ignore[misc]  # open_clip carries no types
-    """open_clip's QuickGELU, (any shape): one tensor kept for the backward pass instead of three."""
+    """open_clip's QuickGELU, (any shape): one tensor kept for the backward pass instead of two."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x sigmoid(1.702 x)."""

@@ -88,7 +88,8 @@ CHAPTERS: dict[str, tuple[Section, ...]] = {
             "Tokens are learnt and put into the sequence of CLIP's vision transformer before one of its blocks. Does it matter "
             "where they stand among the other tokens, and which token is read out at the end? Table 3 names its columns by the "
             "readout: the report's “front” read the first token, which then is a prompt; its “back” is compared with a prompt "
-            "scrambled over the batch, kept here as a control. The rows below table 3 ask whether longer training or more "
+            "scrambled over the batch, kept here as a control; where that has one token there is nothing to scramble, and the "
+            "weights are the correct prompt's. The rows below table 3 ask whether longer training or more "
             "tokens let the first token, read late, catch up with the class token.",
             tables=("table_3", "why", "table-4"),
         ),
