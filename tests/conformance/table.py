@@ -134,16 +134,25 @@ def _rows(rows: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
         yield f"      {FAIL:4}  all {len(rows)} statements", "red"
         yield f"            {rows[0]['words']}", ""
         return
-    told = ""
-    for row in rows:
+    for row, words in _told_once(rows):
         yield (
             f"      {'----' if row['verdict'] == NOT_CLAIMED else row['verdict']:4}  {row['statement']}",
             "red" if row["verdict"] == FAIL else "",
         )
-        if row["words"]:
-            yield f"            {'as above' if _mistake(row) == told else row['words']}", ""
+        if words:
+            yield f"            {words}", ""
             yield f"            ({row['test'].partition('[')[0]})", ""
-            told = _mistake(row)
+
+
+def _told_once(rows: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Rows with their words, or "as above" where the mistake is that of the last row that had any."""
+    told = ""
+    for row in rows:
+        if not row["words"]:
+            yield row, ""
+            continue
+        yield row, "as above" if _mistake(row) == told else row["words"]
+        told = _mistake(row)
 
 
 def _mistake(row: dict[str, Any]) -> str:
@@ -165,11 +174,8 @@ def page(content: Content) -> str:
         head = "".join(f"<th>{title}</th>" for title in ("Section", "Name", "Statement", "Verdict", "Counterexample"))
         parts.append(f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>')
         for section in one["sections"]:
-            told = ""
-            for row in section["rows"]:
-                words = "as above" if row["words"] and _mistake(row) == told else row["words"]
+            for row, words in _told_once(section["rows"]):
                 parts.append(_table_row(section["section"], row["names"], row["statement"], row["verdict"], words))
-                told = _mistake(row)
             if section["not claimed"]:
                 parts.append(_table_row(section["section"], section["not claimed"], "", NOT_CLAIMED, ""))
         parts.append("</tbody></table></div>")
