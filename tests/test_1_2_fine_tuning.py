@@ -229,47 +229,70 @@ def test_a_stage_trains_with_the_head(stage: str) -> None:
     assert changed(before, model.state_dict()) == HEAD | {f"network.{stage}.{name}" for name in ("0.weight", "1.weight", "1.bias")}
 
 
-@given(seed=seeds)
-def test_the_backbone_alone_decides_the_features(seed: int) -> None:
+@given(seed=seeds, stages=st.sampled_from([(), ("layer4",)]))
+def test_the_backbone_alone_decides_the_features(seed: int, stages: tuple[str, ...]) -> None:
     """Features are those of the pre-trained network, whatever mode the model is in, and asking for them leaves no trace."""
     pretrained = small(seed)
     images = tensor(seed, 3, 3, PX, PX)
     with torch.no_grad():
-        expected = pretrained.network.layer4(pretrained.network.layer1(images)).mean((2, 3))
-    model = FineTunedFromFeatures(pretrained, CLASSES).train()
+        expected = pretrained.network.layer1(images)
+        if not stages:
+            expected = pretrained.network.layer4(expected).mean((2, 3))
+    model = FineTunedFromFeatures(pretrained, CLASSES, stages=stages).train()
     before = state(model)
     torch.testing.assert_close(model.features(images), expected)
     assert changed(before, model.state_dict()) == set()
-    assert not model.head._forward_pre_hooks
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_stage_that_the_forward_pass_leaves_out_has_no_features() -> None:
+    """A stage that images never pass through has nothing to be given: refused with its name."""
+    pretrained = small()
+    pretrained.network.unused = nn.Linear(2, 2)
+    pretrained.network.fc = pretrained.network._modules.pop("fc")  # stays the last
+    model = FineTunedFromFeatures(pretrained, CLASSES, stages=("unused",))
+    with pytest.raises(VpError, match="the forward pass of small never comes to 'unused': name a stage that it uses"):
+        model.features(tensor(0, 2, 3, PX, PX))
 
 
 # -- training on features --------------------------------------------------------------------------------------------------
 
 
-def assert_features_and_head_are_the_network(kind: type[FineTunedFromFeatures], seed: int) -> None:
-    pretrained = small(seed)
-    whole, fast = FineTunedNetwork(pretrained, CLASSES, statistics="frozen"), kind(pretrained, CLASSES)
+def assert_features_and_rest_are_the_network(
+    kind: type[FineTunedFromFeatures], pretrained: PretrainedNetwork, stages: tuple[str, ...], seed: int
+) -> None:
+    whole = FineTunedNetwork(pretrained, CLASSES, stages=stages, statistics="frozen").eval()
+    fast = kind(pretrained, CLASSES, stages=stages)
     fast.load_state_dict(whole.state_dict())
-    images = tensor(seed, 4, 3, PX, PX)
-    torch.testing.assert_close(fast(fast.features(images)), whole(images))
+    images = tensor(seed, 2, 3, pretrained.preprocess.size, pretrained.preprocess.size)
+    features = fast.features(images)
+    for p in [*whole.parameters(), *fast.parameters()]:  # the rest trains on
+        p.data += 0.1 * p.requires_grad
+    torch.testing.assert_close(fast(features), whole(images))
 
 
-@given(seed=seeds)
-def test_features_and_head_are_the_whole_network(seed: int) -> None:
-    """The head on features gives the logits of the whole network."""
-    assert_features_and_head_are_the_network(FineTunedFromFeatures, seed)
+@given(seed=seeds, stages=st.sampled_from([(), ("layer4",), ("layer4", "layer1"), ("fc",)]))
+def test_features_and_what_trains_are_the_whole_network(seed: int, stages: tuple[str, ...]) -> None:
+    """The head, or stages and head, on features give the logits of the whole network."""
+    assert_features_and_rest_are_the_network(FineTunedFromFeatures, small(seed), stages, seed)
+
+
+@pytest.mark.parametrize("stages", [(), ("layer4",), ("layer3",), ("layer1", "layer4")], ids=" ".join)
+def test_features_of_a_residual_network_and_what_trains_are_the_whole(stages: tuple[str, ...]) -> None:
+    """So they do for torchvision's own residual network, from any stage on."""
+    assert_features_and_rest_are_the_network(FineTunedFromFeatures, load_network("mini-resnet"), stages, 0)
 
 
 def cached(images: ImageBatches, flipped: ImageBatches, model: FineTunedFromFeatures) -> Batches:
     return FlippedAtRandom(FeatureBatches(images, model, batch_size=5), FeatureBatches(flipped, model), 0.5)
 
 
-def assert_trains_alike(batches: Callable[..., Batches], seed: int) -> None:
+def assert_trains_alike(batches: Callable[..., Batches], seed: int, stages: tuple[str, ...] = ()) -> None:
     pretrained, images = small(seed), some_images(seed)
     ended = []
     for kind in (partial(FineTunedNetwork, statistics="frozen"), FineTunedFromFeatures):
         seed_everything(seed)
-        model = kind(pretrained, CLASSES)
+        model = kind(pretrained, CLASSES, stages=stages)
         plain, flipped = (ImageBatches(some, model.preprocess) for some in (images, images.flipped()))
         if isinstance(model, FineTunedFromFeatures):
             shown, validation = batches(plain, flipped, model), FeatureBatches(plain, model)
@@ -277,8 +300,8 @@ def assert_trains_alike(batches: Callable[..., Batches], seed: int) -> None:
             shown, validation = FlippedAtRandom(plain, flipped, 0.5), plain
         ended.append(fit(model, shown, validation, QUICK, progress=False))
     whole, fast = ended
-    assert whole.last.keys() == fast.last.keys() == HEAD
-    for name in HEAD:
+    assert whole.last.keys() == fast.last.keys() >= HEAD
+    for name in whole.last:
         torch.testing.assert_close(fast.last[name], whole.last[name], atol=1e-4, rtol=1e-4)
     for one, other in zip(whole.history, fast.history, strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
@@ -290,6 +313,12 @@ def assert_trains_alike(batches: Callable[..., Batches], seed: int) -> None:
 def test_training_on_features_is_training_on_images(seed: int) -> None:
     """With frozen statistics, training on features computed once (twice with flips) equals plain training, to rounding."""
     assert_trains_alike(cached, seed)
+
+
+@pytest.mark.claim("features-computed-once")
+def test_training_a_stage_on_features_is_training_on_images() -> None:
+    """So does training the last stage on what enters it."""
+    assert_trains_alike(cached, 0, stages=("layer4",))
 
 
 # -- flips -----------------------------------------------------------------------------------------------------------------
@@ -399,7 +428,8 @@ def test_the_best_epoch_comes_back_whole() -> None:
         (controls.network_of_the_given_tensors, assert_given_network_stays),
         (controls.FrozenThatDrifts, assert_frozen_statistics_stay),
         (controls.DriftingThatIsFrozen, assert_drifting_statistics_move),
-        (controls.FeaturesOfTrainingMode, lambda kind: assert_features_and_head_are_the_network(kind, 1)),
+        (controls.FeaturesOfTrainingMode, lambda kind: assert_features_and_rest_are_the_network(kind, small(1), (), 1)),
+        (controls.FeaturesBehindTheStage, lambda kind: assert_features_and_rest_are_the_network(kind, small(1), ("layer4",), 1)),
         (controls.features_of_plain_images_only, lambda batches: assert_trains_alike(batches, 1)),
         (controls.WholeBatchesFlipped, assert_has_probability),
         (controls.FlippedOnce, assert_has_probability),
@@ -512,10 +542,10 @@ def test_clip_and_networks_are_told_apart_by_name() -> None:
 
 @pytest.mark.parametrize("name", HEADS)
 def test_a_run_builds_what_it_names(name: str) -> None:
-    """A run's head, stages and statistics are those of its model; a head alone on frozen statistics trains from features."""
+    """A run's head, stages and statistics are its model's; on frozen statistics a head or last stage trains from features."""
     run = find_run(name, "mini")
     model: Any = build_model(run, tuple(f"class {i}" for i in range(100)))
-    assert isinstance(model, FineTunedFromFeatures) == ("frozen" in name)
+    assert isinstance(model, FineTunedFromFeatures) == ("frozen" in name or "last" in name)
     trained = {key.split(".")[1] for key, p in model.named_parameters() if p.requires_grad}
     assert trained == {"fc"} | {"first": {"layer1"}, "last": {"layer4"}}.get(name.rsplit("-", 1)[1], set())
     assert (run.tested_epoch, run.validation_share, model.statistics) == ("best", 0.1, run.head.statistics)

@@ -538,12 +538,16 @@ def test_an_address_that_forgets_is_rejected(wrong: Address, clip: FrozenCLIP, m
 
 
 def test_features_are_addressed_by_all_but_the_head() -> None:
-    """Another weight or statistic of the frozen part changes a network's fingerprint; another head does not."""
+    """Another weight or statistic of the frozen part, or another part, changes a network's fingerprint; what trains does not."""
     network = load_network("mini-resnet")
     first, same, other = (FineTunedFromFeatures(network, 2) for _ in range(3))
     assert same.fingerprint == first.fingerprint
     next(buffer for name, buffer in other.network.named_buffers() if "running_mean" in name)[0] += 1
-    assert other.fingerprint != first.fingerprint
+    stage, trained = (FineTunedFromFeatures(network, 2, stages=("layer4",)) for _ in range(2))
+    for p in trained.network.layer4.parameters():
+        p.data += 1
+    assert trained.fingerprint == stage.fingerprint
+    assert len({first.fingerprint, other.fingerprint, stage.fingerprint}) == 3
 
 
 @every_file

@@ -140,7 +140,7 @@ def project(scale: ScaleName, seconds_per_image: Callable[[str], float]) -> dict
 
     A run trains on its part of the training images and, after each epoch, passes the validation images, which is taken to cost a
     third of training on them: a step is a forward pass and a backward pass of about twice its work. What is computed once (prefixes
-    of deep prompts, features under a head) is an evaluation of all training images. Then the test images are evaluated.
+    of deep prompts, features of a frozen network) is an evaluation of all training images. Then the test images are evaluated.
     """
     sizes = SIZES[scale]
     seconds: dict[str, float] = {}
@@ -151,9 +151,7 @@ def project(scale: ScaleName, seconds_per_image: Callable[[str], float]) -> dict
         if run.recipe and (kind := kind_of_training(run)):
             held_out = run.validation_share * sizes["train"]
             per_epoch = (sizes["train"] - held_out + held_out / 3) * seconds_per_image(kind)
-            computed_once = isinstance(run.prompt, DeepTokens) or (
-                run.head and run.head.statistics == "frozen" and not run.head.stages
-            )
+            computed_once = isinstance(run.prompt, DeepTokens) or (run.head and run.head.from_features)
             taken += run.recipe.epochs * per_epoch + (sizes["train"] * evaluate if computed_once else 0)
         seconds[run.table] = seconds.get(run.table, 0.0) + taken
     return seconds

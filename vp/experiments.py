@@ -70,6 +70,11 @@ class NewHead:
     flip: float = 0.0  # probability that a training image is mirrored
     stages: tuple[str, ...] = ()
 
+    @property
+    def from_features(self) -> bool:
+        """Is what enters the first trained module always the same, and worth keeping? The stem before `layer1` costs too little."""
+        return self.statistics == "frozen" and "layer1" not in self.stages
+
     def __str__(self) -> str:
         trained = " and ".join(("new head", *self.stages))
         return f"{trained}, {self.statistics} statistics" + (f", flipped with p = {self.flip:g}" if self.flip else "")

@@ -67,8 +67,8 @@ def build_model(run: Run, class_names: tuple[str, ...], device: torch.device | s
     """The classifier of a Run, its prompt or head with random initial values."""
     if run.head:
         network, head = _network(run.backbone), run.head
-        if head.statistics == "frozen" and not head.stages:  # what the head is given cannot change
-            return FineTunedFromFeatures(network, len(class_names)).to(device)
+        if head.from_features:
+            return FineTunedFromFeatures(network, len(class_names), stages=head.stages).to(device)
         return FineTunedNetwork(network, len(class_names), stages=head.stages, statistics=head.statistics).to(device)
     clip = _clip(run.backbone, torch.device(device))
     if isinstance(run.prompt, DeepTokens):

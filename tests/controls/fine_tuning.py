@@ -133,7 +133,7 @@ class DriftingThatIsFrozen(FineTunedNetwork):
 
 
 class FeaturesOfTrainingMode(FineTunedFromFeatures):
-    """Computes features with the statistics of their batch: test_features_and_head_are_the_whole_network."""
+    """Computes features with the statistics of their batch: test_features_and_what_trains_are_the_whole_network."""
 
     def features(self, images: Tensor) -> Tensor:
         twin = copy.deepcopy(self)
@@ -142,6 +142,14 @@ class FeaturesOfTrainingMode(FineTunedFromFeatures):
         with torch.no_grad():
             twin.network.train()(images)
         return captured[0]
+
+
+class FeaturesBehindTheStage(FineTunedFromFeatures):
+    """Keeps what the head is given though a stage trains before it: test_features_and_what_trains_are_the_whole_network."""
+
+    def __init__(self, pretrained: PretrainedNetwork, classes: int, *, stages: tuple[str, ...] = ()) -> None:
+        super().__init__(pretrained, classes, stages=stages)
+        self.first_trained = self.head_name
 
 
 # -- flips: test_a_flipped_batch_holds_each_image_or_its_mirror_image, test_flips_have_their_probability -----------------------

@@ -1,7 +1,7 @@
 """A pre-trained network with a new head: transfer learning by fine-tuning (report 1.2).
 
 `FineTunedNetwork` is the definition: the network's own forward with its last linear layer replaced. `FineTunedFromFeatures`
-computes the same from features, the head's inputs, which training cannot change while the statistics are frozen.
+computes the same from features, what enters the first module that trains: with frozen statistics, training cannot change it.
 """
 
 from __future__ import annotations
@@ -175,32 +175,54 @@ class FineTunedNetwork(nn.Module):
         return logits
 
 
-class FineTunedFromFeatures(FineTunedNetwork):
-    """The same logits as a FineTunedNetwork of frozen statistics whose head alone trains, from `features(images)`."""
+class _Reached(Exception):
+    """Ends a forward pass at a module, with what the module was given: nobody wants the rest."""
 
-    def __init__(self, pretrained: PretrainedNetwork, classes: int) -> None:
-        super().__init__(pretrained, classes, statistics="frozen")
+
+class FineTunedFromFeatures(FineTunedNetwork):
+    """A FineTunedNetwork of frozen statistics that takes `features(images)`: what enters the first module that trains.
+
+    That is the head, or the first of `stages`; what comes before it cannot change. With `stages`, the network must hand on the
+    output of each of its children to the next, as torchvision's ResNet does.
+    """
+
+    def __init__(self, pretrained: PretrainedNetwork, classes: int, *, stages: tuple[str, ...] = ()) -> None:
+        super().__init__(pretrained, classes, stages=stages, statistics="frozen")
         self.network.eval()
         self.name = pretrained.name
+        self.trained = (self.head_name, *stages)
+        self.first_trained = next((name for name, _ in self.network.named_children() if name in stages), self.head_name)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of what `features` depends on: all weights and statistics but the head's, and the preprocessing."""
-        frozen = {name: t for name, t in self.network.state_dict().items() if not name.startswith(f"{self.head_name}.")}
-        return content_hash(frozen, note=f"{self.name} {self.preprocess}")
+        """SHA-256 of what `features` depends on: where training begins, preprocessing, and all weights but what trains."""
+        trained = tuple(f"{name}." for name in self.trained)
+        frozen = {name: t for name, t in self.network.state_dict().items() if not name.startswith(trained)}
+        return content_hash(frozen, note=f"{self.name} {self.preprocess} {self.first_trained}")
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (B, D) to logits (B, K)."""
-        logits: Tensor = self.head(features)
+        """Features to logits (B, K)."""
+        rest: nn.Module = self.head
+        if self.first_trained != self.head_name:  # the network's own forward, with nothing in place of what comes before
+            names = list(self.network._modules)
+            rest = copy.copy(self.network)
+            rest._modules = self.network._modules | dict.fromkeys(names[: names.index(self.first_trained)], nn.Identity())
+        logits: Tensor = rest(features)
         return logits
 
     def features(self, images: Tensor) -> Tensor:
-        """What the head is given: preprocessed images (B, 3, S, S) to features (B, D), without gradients."""
-        captured: list[Tensor] = []
-        handle = self.head.register_forward_pre_hook(lambda _, arguments: captured.append(arguments[0]))
+        """Preprocessed images (B, 3, S, S) to what enters the first module that trains, (B, D) for the head, without gradients."""
+
+        def stop(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            raise _Reached(arguments[0])
+
+        handle = self.network.get_submodule(self.first_trained).register_forward_pre_hook(stop)
         try:
             with torch.no_grad():
                 self.network(images)
+        except _Reached as reached:
+            features: Tensor = reached.args[0]
+            return features
         finally:
             handle.remove()
-        return captured[0]
+        raise VpError(f"the forward pass of {self.name} never comes to {self.first_trained!r}: name a stage that it uses")
