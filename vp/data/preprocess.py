@@ -22,7 +22,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 CIFAR100_MEAN = (0.5071, 0.4867, 0.4408)
 CIFAR100_STD = (0.2675, 0.2565, 0.2761)
 WEIGHT_STEPS = 2**22  # of 1: PRECISION_BITS of Pillow are 32 less 8 for the values and 2 for what a sum may exceed them by
-BAND_ROWS = 56  # made at a time of images that have no more, on a CPU: each row depends on few, and the others only cost time
+BAND_ROWS = 28  # made at a time on a CPU: each row depends on few of the old ones, and the others only cost time
 CHUNK_BYTES = 2**22  # of output made at a time on a CPU, so that all steps but the first find it in the cache
 
 
@@ -83,11 +83,11 @@ def resize(pixels: Tensor, size: int | tuple[int, int], mode: str = "bicubic") -
     An int `size` is the new length of the shorter side, the aspect ratio kept as torchvision's `Resize` keeps it.
     Raises ValueError for another dtype, mode or an empty size.
     """
-    return _grey_levels(pixels, size, mode).to(torch.uint8)
+    return _grey_levels(pixels, size, mode).to(torch.uint8, memory_format=torch.contiguous_format)
 
 
-def _grey_levels(pixels: Tensor, size: int | tuple[int, int], mode: str, out: Tensor | None = None) -> Tensor:
-    """`resize`, its whole numbers still as float32 where anything was resized, and then in `out` if given."""
+def _grey_levels(pixels: Tensor, size: int | tuple[int, int], mode: str) -> Tensor:
+    """`resize`, its whole numbers still as float32 where anything was resized, and then a view of rows that lie image by image."""
     if pixels.dtype != torch.uint8 or pixels.ndim != 4:
         raise ValueError(f"resize takes uint8 (B, C, H, W), given {pixels.dtype} {tuple(pixels.shape)}")
     if mode not in _KERNELS:
@@ -98,30 +98,30 @@ def _grey_levels(pixels: Tensor, size: int | tuple[int, int], mode: str, out: Te
         raise ValueError(f"cannot resize {height} x {width} px to {new_height} x {new_width} px: give at least 1 px a side")
     if (new_height, new_width) == (height, width):
         return pixels
-    return _resample(pixels, (new_height, new_width), mode, out)
+    return _resample(pixels, (new_height, new_width), mode)
 
 
-def _resample(pixels: Tensor, size: tuple[int, int], mode: str, out: Tensor | None) -> Tensor:
+def _resample(pixels: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     """rows @ across^T, then down @ columns, each rounded half up and clamped.
 
-    A row of weights adds up to 1, so that the half that rounding adds to the result can be added to what is weighted: one pass
-    over the small side of the product instead of the large one.
+    The rows of all images with the same number lie side by side, (H, B, C, W), so that either pass is a product of two matrices
+    for the whole batch. A row of weights adds up to 1, so that the half that rounding adds to the result can be added to what is
+    weighted: one pass over the small side of the product instead of the large one.
     """
     (height, width), (new_height, new_width) = pixels.shape[-2:], size
-    grey = pixels.float()
+    grey = pixels.permute(2, 0, 1, 3).to(torch.float32, memory_format=torch.contiguous_format)
     with torch.autocast(pixels.device.type, enabled=False):  # 8 bits of a bfloat16 would not hold a grey level
         if new_width != width:
             across = _weights(width, new_width, mode).to(pixels.device)
-            grey = torch.matmul(grey.add_(0.5), across.T, out=out if new_height == height else None).floor_().clamp_(0, 255)
+            grey = torch.matmul(grey.add_(0.5), across.T).floor_().clamp_(0, 255)
         if new_height != height:
-            rows = BAND_ROWS if pixels.device.type == "cpu" and height <= BAND_ROWS else new_height
-            small = grey.add_(0.5).flatten(0, 1)
-            grey = grey.new_empty(*grey.shape[:2], new_height, new_width) if out is None else out
+            columns = grey.add_(0.5).flatten(1)
+            grey = grey.new_empty(new_height, *grey.shape[1:])
+            rows = BAND_ROWS if pixels.device.type == "cpu" else new_height
             for made, needed, down in _bands(height, new_height, mode, rows):
-                weights = down.to(pixels.device).expand(len(small), -1, -1)
-                torch.bmm(weights, small[:, needed], out=grey.flatten(0, 1)[:, made])
+                torch.mm(down.to(pixels.device), columns[needed], out=grey.flatten(1)[made])
             grey.floor_().clamp_(0, 255)
-    return grey
+    return grey.permute(1, 2, 0, 3)
 
 
 def centre_crop(pixels: Tensor, size: int) -> Tensor:
@@ -163,16 +163,15 @@ class Preprocess:
 
     def _prepare(self, pixels: Tensor, inputs: Tensor) -> None:
         size = (self.size, self.size) if self.squash else self.size
-        height, width = pixels.shape[-2:]
-        nothing_to_crop = new_size(height, width, size) == (self.size, self.size)
-        grey = _grey_levels(pixels, size, self.mode, out=inputs if nothing_to_crop else None)
-        self.normalise(centre_crop(grey, self.size), inputs)
+        self.normalise(centre_crop(_grey_levels(pixels, size, self.mode), self.size), inputs)
 
     def normalise(self, pixels: Tensor, out: Tensor | None = None) -> Tensor:
-        """Grey levels to (value / 255 - mean) / std, as one multiplication and one subtraction per value; into `out` if given."""
-        mean = torch.tensor(self.mean, device=pixels.device)[:, None, None]
-        std = torch.tensor(self.std, device=pixels.device)[:, None, None]
-        return torch.mul(pixels, 1 / (255 * std), out=out).sub_(mean / std)
+        """Grey levels to (value / 255 - mean) / std, in one pass over the values of each channel; into `out` if given."""
+        normalised = torch.empty(pixels.shape, device=pixels.device) if out is None else out
+        for channel, (mean, std) in enumerate(zip(self.mean, self.std, strict=True)):
+            start = torch.tensor(-mean / std)  # a number: it need not be on the device
+            torch.add(start, pixels[:, channel], alpha=1 / (255 * std), out=normalised[:, channel])
+        return normalised
 
     def to_rgb(self, images: Tensor) -> Tensor:
         """Back from normalised images to [0, 1], clamped, for pictures."""
