@@ -1,9 +1,7 @@
 """How the miniature recipes were chosen: top-1 on VALIDATION images over a grid of learning rates.
 
 `pytest -s tests/bench_recipes.py` prints the table. Test images are never looked at here. The recipes in vp.experiments are the
-best rates of this table, one for each kind of prompt; for fine-tuning the report's own rate, which is as good as the best. The
-rate of deep prompts was chosen when they trained three epochs; with two, three times that rate gains up to 2.4 points at the first
-block and up to 0.8 at the others (four of the six rows measured).
+best rates of this table, one for each kind of prompt; for fine-tuning the report's own rate, which is as good as the best.
 """
 
 from __future__ import annotations

@@ -590,6 +590,18 @@ def test_scrambled_accuracy_falls_as_tokens_are_added(which: str, cells, judge) 
     judge.ordering(cells(which, 1, "scrambled"), cells(which, 8, "scrambled"))
 
 
+@pytest.mark.parametrize("scale", SCALES)
+def test_one_scrambled_token_takes_weights_and_spread_from_the_correct_prompt(scale: str) -> None:
+    """Only a single scrambled token is not trained again: it takes the weights of the correct prompt, and spreads with its kind."""
+    scrambled = [run for run in runs(scale).values() if run.table == "table_3" and run.prompt.scrambled]
+    for run in scrambled:
+        correct = runs(scale)[run.name.replace("scrambled", "back")]
+        single = run.prompt.n == 1
+        assert (run.weights_from, run.recipe) == ((correct.name, None) if single else (None, correct.recipe))
+        assert (run.kind == correct.kind) == single
+    assert sum(run.prompt.n == 1 for run in scrambled) == 6
+
+
 @pytest.mark.claim("one-scrambled-token-is-correct")
 @pytest.mark.reproduces
 def test_one_scrambled_token_is_the_correct_prompt(cells, judge) -> None:

@@ -361,15 +361,17 @@ def test_accepting_keeps_the_other_entries(tmp_path: Path) -> None:
 
 
 def test_runs_of_one_kind_pool_their_spread(tmp_path: Path) -> None:
-    """The tolerance of a run comes from the seeds of all runs of its kind, those of other files included, and of no other."""
+    """The tolerance of a run comes from the seeds of all runs of its kind, also of other files, of no other, and of each once."""
     path, another = tmp_path / "table.toml", tmp_path / "another.toml"
     measured = {"a": [80.0, 81.0, 82.0], "b": [50.0, 50.0, 50.0], "c": [10.0, 20.0, 30.0]}
-    for file, names in ((path, ["a", "c"]), (another, ["b"])):
-        accept(file, names, measured, {"a": "one", "b": "one", "c": "other"}, "measured")
+    measured["a again"] = measured["a"]  # a run that takes another's weights, and images
+    kinds = {"a": "one", "b": "one", "c": "other", "a again": "one"}
+    for file, names in ((path, ["a", "a again", "c"]), (another, ["b"])):
+        accept(file, names, measured, kinds, "measured")
     entries = {name: entry for file in (path, another) for name, entry in tomllib.loads(file.read_text(encoding="utf-8")).items()}
     assert entries.keys() == measured.keys()
     pooled = 8.610 * math.sqrt(0.5) * math.sqrt(4 / 3)  # t(4) at 99.95%; s^2 = (2 * 1 + 2 * 0) / 4
-    assert entries["a"]["tolerance"] == entries["b"]["tolerance"] == pytest.approx(pooled, abs=0.01)
+    assert [entries[name]["tolerance"] for name in ("a", "a again", "b")] == pytest.approx([pooled] * 3, abs=0.01)
     assert entries["c"]["tolerance"] == 100.0
 
 

@@ -210,18 +210,19 @@ def accept(
 ) -> None:
     """Rewrite the expectations of the runs in `names` from `measured` (top-1 in percent, one value a seed); others stay.
 
-    Runs of one kind, those of other files included, pool their spread between seeds; a run of kind None trains nothing.
+    Runs of one kind, those of other files included, pool their spread between seeds; one with the values of another is the same
+    training under another name and counts once. A run of kind None trains nothing.
     """
     entries = read_toml(path) if path.exists() else {}
     for name in names:
         values = measured[name]
         tolerance, reason = 0.5, "nothing is trained: only rounding differs from machine to machine"
         if kind := kinds[name]:
-            similar = [measured[other] for other in measured if other != name and kinds[other] == kind]
-            tolerance = min(prediction_half_width(values, similar, ACCEPTED_CONFIDENCE), 100.0)
+            distinct = dict.fromkeys([tuple(values), *(tuple(measured[other]) for other in measured if kinds[other] == kind)])
+            tolerance = min(prediction_half_width(values, list(distinct)[1:], ACCEPTED_CONFIDENCE), 100.0)
             reason = (
                 f"{ACCEPTED_CONFIDENCE:.1%} prediction interval of one more seed, from {len(values)} seeds; spread pooled over "
-                f"{len(similar) + 1} runs of its kind, at least 0.2 points"
+                f"{len(distinct)} runs of its kind, at least 0.2 points"
             )
         entries[name] = {
             "value": round(fmean(values), 2),

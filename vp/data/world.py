@@ -318,7 +318,7 @@ def draw(scenes: Scenes, size: int, generator: torch.Generator) -> Tensor:
 # -- the downstream sets ---------------------------------------------------------------------------------------------------
 
 DOWNSTREAM_PX = 8  # enlarged five times to the miniature CLIP's 40 px, as CIFAR's 32 px seven times to 224
-DOWNSTREAM_SIZES = {"train": 5000, "test": 2000}
+DOWNSTREAM_SIZES = {"train": 4000, "test": 2000}
 WORLD_NAMES = ("mini10", "mini100")
 
 

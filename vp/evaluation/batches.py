@@ -174,7 +174,7 @@ class FeatureBatches(ComputedBatches):
 class PrefixBatches(ComputedBatches):
     """What FastDeepPromptedCLIP takes: the tokens that enter block k, or the LastBlockInputs when k is the last block.
 
-    N L D numbers (2 N L D for the last block), 4 bytes each: 33 MB (66 MB) for 5,000 images of mini-clip, 7.7 GB for 50,000 of
+    N L D numbers (2 N L D for the last block), 4 bytes each: 27 MB (53 MB) for 4,000 images of mini-clip, 7.7 GB for 50,000 of
     ViT-B/32.
     """
 
