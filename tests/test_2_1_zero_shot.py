@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from copy import deepcopy
 from functools import cache
 
@@ -84,6 +85,16 @@ def assert_open_clips_features_and_gradients(seed: int, batch: int, quick_gelu: 
         assert (other - expected).norm() <= 1e-5 * expected.norm(), what
 
 
+def assert_open_clips_features_in(dtype: torch.dtype) -> None:
+    own = small_model(image_size=40, quick_gelu=True)
+    images = tensor(3, 4, 3, 40, 40)
+    with torch.inference_mode(), torch.autocast("cpu", dtype):
+        expected = own.encode_image(images)
+        found = FrozenCLIP("random", own, tokenizer(), Preprocess(40)).model.encode_image(images)
+    assert found.dtype == expected.dtype == dtype
+    assert (found - expected).float().norm() <= 0.02 * expected.float().norm(), "features"
+
+
 @FEW
 @given(seed=seeds, batch=batches, quick_gelu=st.booleans())
 def test_a_frozen_clip_has_open_clips_features_and_gradients(seed: int, batch: int, quick_gelu: bool) -> None:
@@ -103,8 +114,12 @@ def test_a_frozen_clip_has_open_clips_features_and_gradients(seed: int, batch: i
 def test_wrong_blocks_are_rejected(monkeypatch: pytest.MonkeyPatch, what: str, wrong: type) -> None:
     """Each wrong block fails the property that it names."""
     monkeypatch.setattr(fast_blocks, what, wrong)
-    with pytest.raises(AssertionError, match="gradients" if wrong is controls.GradientAtUnscaled else "features"):
+    forward = wrong is not controls.GradientAtUnscaled
+    with pytest.raises(AssertionError, match="features" if forward else "gradients"):
         assert_open_clips_features_and_gradients(1, 2, quick_gelu=True)
+    for dtype in (torch.float16, torch.bfloat16):
+        with pytest.raises(AssertionError, match="features") if forward else nullcontext():
+            assert_open_clips_features_in(dtype)
 
 
 def test_the_clip_given_keeps_its_own_blocks() -> None:
@@ -120,13 +135,7 @@ def test_the_clip_given_keeps_its_own_blocks() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_the_faster_blocks_are_open_clips_in_less_precision(dtype: torch.dtype) -> None:
     """In half precision, without gradients, features are open_clip's own up to rounding."""
-    own = small_model(image_size=40, quick_gelu=True)
-    images = tensor(3, 4, 3, 40, 40)
-    with torch.inference_mode(), torch.autocast("cpu", dtype):
-        expected = own.encode_image(images)
-        found = FrozenCLIP("random", own, tokenizer(), Preprocess(40)).model.encode_image(images)
-    assert found.dtype == expected.dtype == dtype
-    assert (found - expected).float().norm() <= 0.02 * expected.float().norm()
+    assert_open_clips_features_in(dtype)
 
 
 def test_self_attention_takes_one_sequence_and_no_mask() -> None:
