@@ -74,11 +74,11 @@ def test_zero_shot_clip_is_the_open_clip_model_itself(impl, seed: int, batch: in
     agree(found, scale * image_features @ text_features.T, what, atol=3e-5, rtol=1e-5)
 
 
-def assert_open_clips_features_and_gradients(seed: int, batch: int, quick_gelu: bool) -> None:
+def assert_open_clips_features_and_gradients(seed: int, batch: int, quick_gelu: bool, px: tuple[int, int] = (40, 40)) -> None:
     own = small_model(image_size=40, quick_gelu=quick_gelu)
     found = []
     for model in (own, FrozenCLIP("random", own, tokenizer(), Preprocess(40)).model):
-        images = tensor(seed, batch, 3, 40, 40).requires_grad_()
+        images = tensor(seed, batch, 3, *px).requires_grad_()
         features = model.encode_image(images)
         found.append((features, *torch.autograd.grad((features * tensor(seed + 1, *features.shape)).sum(), images)))
     for (expected, other), what in zip(zip(*found, strict=True), ("features", "gradients"), strict=True):
@@ -96,15 +96,16 @@ def assert_open_clips_features_in(dtype: torch.dtype) -> None:
 
 
 @FEW
-@given(seed=seeds, batch=batches, quick_gelu=st.booleans())
-def test_a_frozen_clip_has_open_clips_features_and_gradients(seed: int, batch: int, quick_gelu: bool) -> None:
-    """The faster blocks of a frozen CLIP compute what open_clip's own compute, forward and backward, with either activation."""
-    assert_open_clips_features_and_gradients(seed, batch, quick_gelu)
+@given(seed=seeds, batch=batches, quick_gelu=st.booleans(), px=st.tuples(st.integers(40, 47), st.integers(40, 47)))
+def test_a_frozen_clip_has_open_clips_features_and_gradients(seed: int, batch: int, quick_gelu: bool, px: tuple[int, int]) -> None:
+    """The faster parts of a frozen CLIP compute what open_clip's own compute, forward and backward, with either activation."""
+    assert_open_clips_features_and_gradients(seed, batch, quick_gelu, px)
 
 
 @pytest.mark.parametrize(
     ("what", "wrong"),
     [
+        ("PatchEmbedding", controls.TransposedPatches),
         ("SelfAttention", controls.InterleavedHeads),
         ("SelfAttention", controls.WithoutBias),
         ("FusedQuickGELU", controls.GradientAtUnscaled),

@@ -13,6 +13,7 @@ from vp.bench import TABLES, Speed, duration, kind_of_training, matrix_rate, mea
 from vp.data import data_root
 from vp.data.cifar import load_cifar
 from vp.downloads import offline_because
+from vp.evaluation.batches import KEPT_SHARE
 from vp.experiments import SCALES, DeepTokens, runs
 from vp.fetch import needed, piece
 from vp.runtime import NotAvailable, home, pick_device, precision
@@ -23,6 +24,7 @@ ASSUMED_SHARE = 0.35  # of the matrix rate, where full scale is not measured: `p
 GFLOP = {"visual prompt": 17.5, "evaluation, ViT-B-32-quickgelu": 8.8, "evaluation, resnet18": 3.6}
 LAPTOP = "pytest -m gpu --device cpu --limit 1000 -k table_1_zero_shot"  # collects what trains nothing
 LEAST_GIB = 4.0  # of a GPU: what training the padding prompt of ViT-B/32 takes in batches of 128
+KEPT_GIB = 7.2  # what deep prompts keep of 50,000 images for the last block of ViT-B/32: 2 x 50 x 768 numbers of 2 bytes
 
 
 def examine(device_name: str, say: Callable[[str], None]) -> None:
@@ -68,8 +70,12 @@ def _too_small(device: torch.device) -> str:
 
 
 def _workers(device: torch.device) -> int:
-    """How many test workers the GPUs have memory for, as many on each as on `device`, and the machine has cores for."""
-    return min(torch.cuda.device_count() * int(_gib(device) // LEAST_GIB), os.cpu_count() or 1)
+    """How many test workers can keep what they compute once, as many on each GPU as on `device`, and the machine has cores for.
+
+    With more, every step would compute it again: one on each GPU where not even one can keep it.
+    """
+    on_each = max(1, int(KEPT_SHARE * _gib(device) // KEPT_GIB))
+    return min(torch.cuda.device_count() * on_each, os.cpu_count() or 1)
 
 
 def _folder(folder: Path) -> str:

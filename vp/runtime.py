@@ -60,7 +60,7 @@ def pick_device(name: str = "auto") -> torch.device:
     if not here[name]:
         raise NotAvailable(f"device {name!r} asked for, but this machine has none: give --device auto or cpu")
     if name == "cuda":
-        _bound_memory()
+        _prepare_cuda()
     return torch.device(name)
 
 
@@ -71,8 +71,10 @@ def device_share() -> int:
 
 
 @lru_cache(maxsize=1)
-def _bound_memory() -> None:
-    """Of several workers on one CUDA device, each may take its part of the memory and no more."""
+def _prepare_cuda() -> None:
+    """Products in float32 have its precision, not TF32's. Of several workers on one device, each may take its part of the memory
+    and no more."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     if device_share() > 1:
         torch.cuda.set_per_process_memory_fraction(0.95 / device_share())
 

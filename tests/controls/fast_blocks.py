@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vp.models.fast_blocks import QUICK, FusedQuickGELU, SelfAttention
+from vp.models.fast_blocks import QUICK, FusedQuickGELU, PatchEmbedding, SelfAttention
+
+
+class TransposedPatches(PatchEmbedding):
+    """Reads each patch column by column."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images.transpose(2, 3)).transpose(2, 3)
 
 
 class InterleavedHeads(SelfAttention):

@@ -21,6 +21,7 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 CIFAR100_MEAN = (0.5071, 0.4867, 0.4408)
 CIFAR100_STD = (0.2675, 0.2565, 0.2761)
+CPU = torch.device("cpu")
 WEIGHT_STEPS = 2**22  # of 1: PRECISION_BITS of Pillow are 32 less 8 for the values and 2 for what a sum may exceed them by
 BAND_ROWS = 28  # made at a time on a CPU: each row depends on few of the old ones, and the others only cost time
 CHUNK_BYTES = 2**22  # of output made at a time on a CPU, so that all steps but the first find it in the cache
@@ -42,7 +43,7 @@ _KERNELS = {"bicubic": (_cubic, 2.0), "bilinear": (_triangle, 1.0)}
 
 
 @lru_cache(maxsize=64)
-def _weights(size_in: int, size_out: int, mode: str) -> Tensor:
+def _weights(size_in: int, size_out: int, mode: str, device: torch.device = CPU) -> Tensor:
     """(size_out, size_in) matrix of Pillow's resampling weights: the kernel is widened when shrinking (antialias)."""
     kernel, support = _KERNELS[mode]
     step = size_in / size_out
@@ -54,18 +55,18 @@ def _weights(size_in: int, size_out: int, mode: str) -> Tensor:
         high = min(int(centre + support * widen + 0.5), size_in)
         taps = torch.tensor([kernel((j - centre + 0.5) / widen) for j in range(low, high)], dtype=torch.float64)
         matrix[i, low:high] = taps / taps.sum()
-    return ((matrix * WEIGHT_STEPS).round() / WEIGHT_STEPS).float()
+    return ((matrix * WEIGHT_STEPS).round() / WEIGHT_STEPS).float().to(device)
 
 
 @lru_cache(maxsize=64)
-def _bands(size_in: int, size_out: int, mode: str, rows: int) -> list[tuple[slice, slice, Tensor]]:
+def _bands(size_in: int, size_out: int, mode: str, rows: int, device: torch.device) -> list[tuple[slice, slice, Tensor]]:
     """`_weights` in bands of `rows`: which rows a band makes, from which, and their weights; what it leaves out is 0."""
     matrix, bands = _weights(size_in, size_out, mode), []
     for start in range(0, size_out, rows):
         band = matrix[start : start + rows]
         used = band.any(0).nonzero()
         needed = slice(int(used[0]), int(used[-1]) + 1)
-        bands.append((slice(start, start + rows), needed, band[:, needed].contiguous()))
+        bands.append((slice(start, start + rows), needed, band[:, needed].contiguous().to(device)))
     return bands
 
 
@@ -112,14 +113,14 @@ def _resample(pixels: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     grey = pixels.permute(2, 0, 1, 3).to(torch.float32, memory_format=torch.contiguous_format)
     with torch.autocast(pixels.device.type, enabled=False):  # 8 bits of a bfloat16 would not hold a grey level
         if new_width != width:
-            across = _weights(width, new_width, mode).to(pixels.device)
+            across = _weights(width, new_width, mode, pixels.device)
             grey = torch.matmul(grey.add_(0.5), across.T).floor_().clamp_(0, 255)
         if new_height != height:
             columns = grey.add_(0.5).flatten(1)
             grey = grey.new_empty(new_height, *grey.shape[1:])
             rows = BAND_ROWS if pixels.device.type == "cpu" else new_height
-            for made, needed, down in _bands(height, new_height, mode, rows):
-                torch.mm(down.to(pixels.device), columns[needed], out=grey.flatten(1)[made])
+            for made, needed, down in _bands(height, new_height, mode, rows, pixels.device):
+                torch.mm(down, columns[needed], out=grey.flatten(1)[made])
             grey.floor_().clamp_(0, 255)
     return grey.permute(1, 2, 0, 3)
 

@@ -17,6 +17,7 @@ from vp.prompts.deep import LastBlockInputs, last_block_inputs, reads_one_token,
 from vp.runtime import device_share, given_bytes, mixed_precision, out_of_memory
 
 CACHE_GIB = "VP_CACHE_GIB"
+KEPT_SHARE = 0.4  # of a process's part of a CUDA device's memory, where VP_CACHE_GIB is not set
 
 
 class Batches(Sized, Protocol):
@@ -94,18 +95,23 @@ class ComputedBatches:
         if not keep or not len(images):
             return
         first = self._computed(torch.arange(1))
-        if sum(part.numel() * part.element_size() for part in first) * len(images) <= cache_bytes(first[0].device):
-            try:
-                self.kept = self._all(first, batch_size) if name is None else self._once(name, first, batch_size)
-            except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error):
-                    raise
-                # Others use the device, too.
-                print(
-                    f"note: memory does not suffice to keep what {len(images)} images come to: it is computed at every pass; "
-                    f"fewer workers, or a smaller {CACHE_GIB}, leave more of it",
-                    file=sys.stderr,
-                )
+        size = sum(part.numel() * part.element_size() for part in first) * len(images)
+        if size > (room := cache_bytes(first[0].device)):
+            self._tell(f"takes {size / 2**30:.1f} GiB, of which this process may keep {room / 2**30:.1f}", f"a larger {CACHE_GIB}")
+            return
+        try:
+            self.kept = self._all(first, batch_size) if name is None else self._once(name, first, batch_size)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            self._tell("exceeds what memory is left", f"a smaller {CACHE_GIB}")  # others use the device, too
+
+    def _tell(self, why: str, remedy: str) -> None:
+        print(
+            f"note: what {len(self.images)} images come to {why}: it is computed at every pass; "
+            f"fewer workers, or {remedy}, mend that",
+            file=sys.stderr,
+        )
 
     def _once(self, name: str, first: tuple[Tensor, ...], batch_size: int) -> tuple[Tensor, ...]:
         def compute() -> Content:
@@ -147,9 +153,9 @@ class ComputedBatches:
         return len(self.images)
 
     def __getitem__(self, indices: Tensor) -> tuple[Any, Tensor]:
-        labels = self.images.labels[indices.to(self.images.labels.device)]
-        parts = self._computed(indices) if self.kept is None else tuple(part[indices.to(part.device)] for part in self.kept)
-        return self.assemble(parts), labels
+        on_device = indices.to(self.images.labels.device)
+        parts = self._computed(indices) if self.kept is None else tuple(part[on_device] for part in self.kept)
+        return self.assemble(parts), self.images.labels[on_device]
 
     def assemble(self, parts: tuple[Tensor, ...]) -> Any:
         """What a model takes, from the rows of a batch."""
@@ -197,11 +203,11 @@ class PrefixBatches(ComputedBatches):
 
 
 def cache_bytes(device: torch.device) -> float:
-    """How much a process may keep of a prefix: VP_CACHE_GIB, or 40% of its share of a CUDA device's memory, or 4 GiB.
+    """How much a process may keep of a prefix: VP_CACHE_GIB, or KEPT_SHARE of its part of a CUDA device's memory, or 4 GiB.
 
     Raises VpError when VP_CACHE_GIB is no number of at least 0.
     """
     otherwise = 4.0 * 2**30
     if device.type == "cuda":
-        otherwise = 0.4 * torch.cuda.get_device_properties(device).total_memory / device_share()
+        otherwise = KEPT_SHARE * torch.cuda.get_device_properties(device).total_memory / device_share()
     return given_bytes(CACHE_GIB, otherwise)

@@ -19,6 +19,29 @@ from torch.nn import functional
 QUICK = 1.702  # QuickGELU(x) = x sigmoid(1.702 x)
 
 
+class PatchEmbedding(nn.Module):
+    """A convolution that takes each patch once, as a product: forward and backward the kernels of all other products."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight, self.side = convolution.weight, convolution.stride[0]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) to (B, D, rows, columns) of patches; pixels beyond the last whole patch are left out."""
+        rows, columns = (length // self.side for length in images.shape[-2:])
+        whole = images[..., : rows * self.side, : columns * self.side]
+        patches = whole.unflatten(2, (rows, self.side)).unflatten(4, (columns, self.side)).permute(0, 2, 4, 1, 3, 5).flatten(3)
+        return functional.linear(patches, self.weight.flatten(1)).permute(0, 3, 1, 2)
+
+
+def _takes_each_patch_once(convolution: nn.Conv2d) -> bool:
+    return (
+        convolution.kernel_size == convolution.stride == (convolution.stride[0],) * 2
+        and (convolution.padding, convolution.dilation, convolution.groups) == ((0, 0), (1, 1), 1)
+        and convolution.bias is None
+    )
+
+
 class SelfAttention(nn.Module):
     """`nn.MultiheadAttention` of a sequence with itself (B, L, D), called as open_clip's blocks call it."""
 
@@ -69,9 +92,12 @@ class FusedQuickGELU(QuickGELU):  # type: ignore[misc]  # open_clip carries no t
 
 
 def faster(model: CLIP) -> CLIP:
-    """A copy of `model` on the same parameters and buffers, with these in place of attention and activation in all standard blocks
-    of its vision transformer; what is not standard stays."""
+    """A copy of `model` on the same parameters and buffers, with these in place of patch embedding, and of attention and activation
+    in all standard blocks, of its vision transformer; what is not standard stays."""
     copied = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+    embedding: Any = getattr(copied.visual, "conv1", None)
+    if type(embedding) is nn.Conv2d and _takes_each_patch_once(embedding):
+        copied.visual.conv1 = PatchEmbedding(embedding)
     for block in copied.visual.modules():
         if type(block) is not ResidualAttentionBlock:
             continue

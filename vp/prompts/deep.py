@@ -111,8 +111,9 @@ class BatchScrambledDeepPrompt(DeepPrompt):
 
     def for_batch(self, tokens: Tensor, batch: int) -> Tensor:
         """Values of n > 0 tokens (n, D) to (B, n, D), scrambled over the batch."""
-        of_image = torch.arange(batch, device=tokens.device) % len(tokens)
-        return tokens[of_image][:, None].expand(-1, len(tokens), -1)
+        n = len(tokens)
+        of_image = tokens.repeat(-(-batch // n), 1)[:batch]  # row j is token j mod n
+        return of_image[:, None].expand(-1, n, -1)
 
 
 class DeepPromptedCLIP(PromptedCLIP):
