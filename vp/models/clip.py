@@ -38,7 +38,7 @@ DEFAULT_TEMPLATE = "This is a photo of a {}"
 class FrozenCLIP(nn.Module):
     """An open_clip CLIP whose parameters never train, with its tokenizer and preprocessing.
 
-    `self.model` is a copy of the one given, on the same parameters, its vision blocks quicker (vp.models.fast_blocks): hooks on
+    `self.model` is a copy of the one given, on the same parameters, its vision part quicker (vp.models.fast_blocks): hooks on
     the one given are not called, and what is to be moved to another device is the FrozenCLIP.
 
     D is the width of the joint feature space (512 for ViT-B/32, 64 for mini-clip). `known_tokens` lists the tokens that its

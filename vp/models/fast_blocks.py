@@ -1,7 +1,8 @@
-"""Blocks of a frozen vision transformer that compute what open_clip's own compute, in less time: the weights are the same tensors.
+"""Parts of a frozen vision transformer that compute what open_clip's own compute, in less time: the weights are the same tensors.
 
-Attention projects queries, keys and values by one product, images first, where `nn.MultiheadAttention` copies to tokens first and
-back. QuickGELU goes backward by one kernel. tests/test_2_1_zero_shot.py holds both to open_clip's own, values and gradients.
+Patches are embedded by a product, which goes backward in a third of the convolution's time. Attention projects queries, keys and
+values by one product, images first, where `nn.MultiheadAttention` copies to tokens first and back. QuickGELU goes backward by one
+kernel. tests/test_2_1_zero_shot.py holds all to open_clip's own, values and gradients.
 """
 
 from __future__ import annotations
