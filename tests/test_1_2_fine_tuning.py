@@ -245,14 +245,40 @@ def test_the_backbone_alone_decides_the_features(seed: int, stages: tuple[str, .
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
-def test_a_stage_that_the_forward_pass_leaves_out_has_no_features() -> None:
-    """A stage that images never pass through has nothing to be given: refused with its name."""
-    pretrained = small()
-    pretrained.network.unused = nn.Linear(2, 2)
-    pretrained.network.fc = pretrained.network._modules.pop("fc")  # stays the last
-    model = FineTunedFromFeatures(pretrained, CLASSES, stages=("unused",))
-    with pytest.raises(VpError, match="the forward pass of small never comes to 'unused': name a stage that it uses"):
-        model.features(tensor(0, 2, 3, PX, PX))
+class Skipping(Small):
+    """A network whose forward hands the images past all its children."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) + images.sum((1, 2, 3))[:, None]
+
+
+class Flattening(Small):
+    """A network whose forward changes the images before its first child has them."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images.flatten(1).unflatten(1, (3, PX, PX)))
+
+
+class Unused(Small):
+    """A network with a stage that its forward leaves out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.fc
+        self.layer5, self.fc = nn.Linear(2, 2), nn.Linear(8, 3)
+
+
+@pytest.mark.parametrize(
+    ("network", "stage", "why"),
+    [(Skipping(), "layer4", "its logits are others"), (Flattening(), "layer4", "unflatten"), (Unused(), "layer5", "never called")],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else value,
+)
+def test_a_network_that_is_no_chain_of_stages_is_refused(network: nn.Module, stage: str, why: str) -> None:
+    """Features before a stage of a network that does more than hand on outputs are refused, with what to take instead."""
+    pretrained = replace(small(), network=network.eval())
+    images = ImageBatches(some_images(1), pretrained.preprocess)
+    with pytest.raises(VpError, match=rf"small cannot be trained from what enters '{stage}' \(.*{why}.*give FineTunedNetwork"):
+        FeatureBatches(images, FineTunedFromFeatures(pretrained, CLASSES, stages=(stage,)))
 
 
 # -- training on features --------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip import CLIP
+from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from torch.nn.functional import normalize
 
 from tests.conformance.agree import agree
@@ -137,6 +138,17 @@ def test_the_clip_given_keeps_its_own_blocks() -> None:
 def test_the_faster_blocks_are_open_clips_in_less_precision(dtype: torch.dtype) -> None:
     """In half precision, without gradients, features are open_clip's own up to rounding."""
     assert_open_clips_features_in(dtype)
+
+
+def test_a_residual_tower_keeps_its_own_convolutions() -> None:
+    """A CLIP whose vision part is no transformer has no patches: its convolutions stay, and its features are open_clip's own."""
+    torch.manual_seed(0)
+    vision = {"layers": (1, 1, 1, 1), "width": 8, "image_size": 32, "patch_size": 16}
+    text = {"context_length": 8, "vocab_size": 32, "width": 16, "heads": 2, "layers": 1}
+    own = CLIP(8, CLIPVisionCfg(**vision), CLIPTextCfg(**text))
+    images = tensor(0, 2, 3, 32, 32)
+    frozen = FrozenCLIP("residual", own, tokenizer(), Preprocess(32))
+    assert torch.equal(frozen.model.encode_image(images), own.encode_image(images))
 
 
 def test_self_attention_takes_one_sequence_and_no_mask() -> None:

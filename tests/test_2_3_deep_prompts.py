@@ -430,6 +430,7 @@ def test_kept_and_streamed_prefixes_are_the_same(clip: FrozenCLIP, prompt: DeepP
 
 
 @pytest.mark.parametrize(("gib", "kept"), [("0", False), ("1e-7", False), ("1", True)])
+@pytest.mark.filterwarnings("ignore::vp.evaluation.batches.NotKeptWarning")
 def test_a_prefix_larger_than_the_cache_is_not_kept(
     clip: FrozenCLIP, gib: str, kept: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,7 +53,7 @@ from vp.devices import SHARING, VISIBLE, assign_device, give_worker_its_device, 
 from vp.doctor import examine
 from vp.downloads import DownloadFailed, download
 from vp.evaluation import ImageBatches, PrefixBatches, predict
-from vp.evaluation.batches import ComputedBatches, cache_bytes
+from vp.evaluation.batches import CACHE_GIB, ComputedBatches, NotKeptWarning, cache_bytes
 from vp.expectations import Expectation, Verdict, load_expectations
 from vp.experiments import SCALES, Result, find_run, runs, source_of, vary
 from vp.fetch import fetch, needed, piece
@@ -499,17 +499,16 @@ def test_what_is_kept_is_computed_in_batches_that_fit(
     assert capsys.readouterr().err == ""
 
 
-def test_what_cannot_be_kept_is_computed_at_each_pass(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+def test_what_cannot_be_kept_is_computed_at_each_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """When a prefix does not fit beside what others keep on the device, it is computed batch by batch instead, and that is said."""
     images = some_images()
     kept = Means(images)
     monkeypatch.setattr(ComputedBatches, "_all", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")))
-    computed = Means(images)
+    message = rf"^what is kept of 5 images comes to more than what memory is left, .* every pass: set {CACHE_GIB} to less, or start"
+    with pytest.warns(NotKeptWarning, match=message):
+        computed = Means(images)
     assert kept.kept is not None
     assert computed.kept is None
-    said = capsys.readouterr().err
-    assert said.startswith("note: what 5 images come to exceeds what memory is left: it is computed at every pass")
-    assert said.count("\n") == 1
     assert torch.equal(kept[torch.arange(5)][0], computed[torch.arange(5)][0])
 
 
@@ -1057,7 +1056,7 @@ def test_random_weights_are_those_of_the_named_architecture(monkeypatch: pytest.
         load_clip("ViT-B-16-SigLIP/random")
 
 
-def test_what_fits_is_kept_to_the_byte(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+def test_what_fits_is_kept_to_the_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes to the limit exactly is kept and computed once; a byte less room, and it is computed at every pass, as is said."""
     images = ImageSet("some", "train", pixels(0, 5, 3, 8, 8), torch.arange(5), tuple("abcde"))
 
@@ -1072,9 +1071,9 @@ def test_what_fits_is_kept_to_the_byte(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert cache_bytes(CPU) == 4 * 2**30
     for room, again in ((5 * 7 * 4, 0), (5 * 7 * 4 - 1, 2)):
         monkeypatch.setenv("VP_CACHE_GIB", repr(room / 2**30))
-        batches = Doubled(ImageBatches(images, Preprocess(8)))
+        with pytest.warns(NotKeptWarning, match=r"5 images comes to 1\.3e-07 GiB") if again else nullcontext():
+            batches = Doubled(ImageBatches(images, Preprocess(8)))
         assert (batches.kept is None) == bool(again)
-        assert ("what 5 images come to takes 0.0 GiB, of which this process may keep 0.0" in capsys.readouterr().err) == bool(again)
         before = batches.computed
         indices = torch.tensor([3, 1])
         inputs, labels = batches[indices]
@@ -1230,7 +1229,7 @@ def examined_with_everything_here(monkeypatch: pytest.MonkeyPatch, device: torch
 
 @pytest.mark.parametrize(
     ("devices", "gib", "cores", "workers"),
-    [(1, 139, 16, 7), (1, 80, 64, 4), (2, 40, 64, 4), (2, 139, 8, 8), (1, 6, 64, 1)],
+    [(1, 139, 16, 7), (1, 80, 64, 4), (1, 72.1, 64, 3), (2, 40, 64, 4), (2, 139, 8, 8), (1, 6, 64, 1)],
 )
 def test_the_doctor_advises_as_many_workers_as_fit(
     devices: int, gib: int, cores: int, workers: int, monkeypatch: pytest.MonkeyPatch
@@ -1270,6 +1269,7 @@ def test_the_doctors_operations_are_those_of_the_network() -> None:
     counted = forward.get_total_flops() / 1e9, (forward.get_total_flops() + backward.get_total_flops()) / 1e9
     expected = vp.doctor.GFLOP["evaluation, ViT-B-32-quickgelu"], vp.doctor.GFLOP["visual prompt"]
     assert counted == pytest.approx(expected, rel=0.02)
+    assert vp.doctor.GFLOP.keys() == {work.name.replace(" under noise", "") for work in works("full")}
 
 
 @pytest.mark.parametrize("scale", ["mini", "full"])
@@ -1327,10 +1327,27 @@ def test_a_gpu_is_measured_for_long_enough(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("vp.bench.median", lambda rates: counted.append(rates) or 1.0)
     monkeypatch.setattr("vp.bench._flop_per_image", lambda *_: 1.0)
     for name in ("build_model", "evaluation_batches", "training_batches"):
-        monkeypatch.setattr(f"vp.bench.{name}", lambda *_: None)
+        monkeypatch.setattr(f"vp.bench.{name}", lambda *_, **__: None)
     for device in ("cpu", "cuda"):
         measure(works("mini")[0], torch.device(device), images=4, batch=2)
     assert [len(rates) for rates in counted] == [2, 8]
+
+
+def test_a_gpu_is_measured_on_more_of_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CUDA what trains on kept activations is measured on ten times as many images, at most the run's own, kept from no one."""
+    monkeypatch.setattr("vp.bench.time_each", lambda works, **_: {"work": [5.0]})
+    monkeypatch.setattr("vp.bench._flop_per_image", lambda *_: 1.0)
+    monkeypatch.setattr("vp.bench.build_model", lambda *_: None)
+    shown: list[tuple[int, dict[str, bool]]] = []
+    monkeypatch.setattr("vp.bench.training_batches", lambda _, images, __, **how: shown.append((len(images), how)))
+    of = {work.name: work for work in works("mini")}
+    names = ["deep prompt, k = 6", "deep prompt, k = 0", "visual prompt", "head and layer4, frozen statistics"]
+    for device, images in (("cpu", 4), ("cuda", 4), ("cuda", 900)):
+        assert [measure(of[name], torch.device(device), images, batch=2).images for name in names] == [
+            n for n, _ in shown[-len(names) :]
+        ]
+    assert [n for n, _ in shown] == [4, 4, 4, 4, 40, 4, 4, 40, 4000, 900, 900, 4000]
+    assert all(how == {"shared": False} for _, how in shown)
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(3.2, "3 s"), (89, "89 s"), (90, "1.5 min"), (5400, "1.5 h"), (2e6, "23 days")])

@@ -40,12 +40,14 @@ class Work:
 
 @dataclass(frozen=True)
 class Speed:
-    """Images a second of one kind of work: median, slowest and fastest of the repeats; and its floating-point operations."""
+    """Images a second of one kind of work: median, slowest and fastest of the repeats; its floating-point operations; how many
+    images were measured."""
 
     images_per_s: float
     slowest: float
     fastest: float
     gflop_per_image: float
+    images: int
 
     def share(self, rate: float) -> float:
         """The part of `rate`, in FLOP/s, that this work makes use of."""
@@ -67,15 +69,13 @@ def kind_of_evaluation(run: Run) -> str:
 
 
 def kept_for(run: Run) -> set[str]:
-    """What is computed once of all training images, by name: prefixes of deep prompts, features of a frozen network, also mirrored.
-
-    Before block 0 of a transformer stands next to nothing.
-    """
-    if isinstance(run.prompt, DeepTokens):
-        return {f"{run.dataset} before block {run.prompt.block}"} if run.prompt.block else set()
-    if run.recipe and run.head and run.head.from_features:
-        features = f"{run.dataset} before {run.head.stages or 'the head'}"
-        return {features, f"{features}, mirrored"} if run.head.flip else {features}
+    """What a run that trains keeps of all training images, by name: prefixes of deep prompts, features under a head or stage, also
+    those of mirror images. Before block 0 of a transformer stands next to nothing."""
+    kept = f"{run.dataset}, {kind_of_training(run)}"
+    if isinstance(run.prompt, DeepTokens) and run.prompt.block:
+        return {kept}
+    if run.head and run.head.from_features:
+        return {kept, f"{kept}, mirrored"} if run.head.flip else {kept}
     return set()
 
 
@@ -105,12 +105,12 @@ def measure(work: Work, device: torch.device, images: int, batch: int, repeats: 
     """How fast `work` goes: whole epochs of training on `images` images, or their evaluation, after one to warm up."""
     run = vary(work.run, rehearsal=True)
     if device.type == "cuda" and work.trains and kept_for(run):
-        images *= 10  # of what is kept a GPU trains so fast that the beginning and end of an epoch would count
+        images = min(10 * images, SIZES[run.scale]["train"])  # a GPU trains so fast on it that an epoch's two ends would count
     shown = random_images(run.scale, images, classes=100)
     seed_everything(0)
     model = build_model(run, shown.class_names, device)
     if work.trains:
-        batches = training_batches(model, shown, device)
+        batches = training_batches(model, shown, device, shared=False)
         recipe = replace(run.recipe or Recipe(), epochs=1, batch_size=batch, learning_rate=1e-6, warmup_steps=0)
         few = Subset(batches, torch.arange(1))
 
@@ -126,7 +126,7 @@ def measure(work: Work, device: torch.device, images: int, batch: int, repeats: 
     while device.type == "cuda" and sum(seconds) < LEAST_SECONDS:  # short measurements of a GPU say little
         seconds += time_each({"work": go}, repeats=repeats, warmup=0)["work"]
     rates = sorted(images / s for s in seconds)
-    return Speed(median(rates), rates[0], rates[-1], _flop_per_image(model, batches, min(batch, images), work.trains) / 1e9)
+    return Speed(median(rates), rates[0], rates[-1], _flop_per_image(model, batches, min(batch, images), work.trains) / 1e9, images)
 
 
 def _flop_per_image(model: nn.Module, batches: Batches, batch: int, trains: bool) -> float:

@@ -9,22 +9,33 @@ from pathlib import Path
 
 import torch
 
-from vp.bench import TABLES, Speed, duration, kind_of_training, matrix_rate, measure, project, works
+from vp.bench import TABLES, Speed, duration, matrix_rate, measure, project, works
 from vp.data import data_root
 from vp.data.cifar import load_cifar
 from vp.downloads import offline_because
 from vp.evaluation.batches import KEPT_SHARE
-from vp.experiments import SCALES, DeepTokens, runs
+from vp.experiments import SCALES
 from vp.fetch import needed, piece
 from vp.runtime import NotAvailable, home, pick_device, precision
 from vp.store import store_folder
 
 ASSUMED_SHARE = 0.35  # of the matrix rate, where full scale is not measured: `python -m vp bench` measures it
-# 1e9 operations an image of ViT-B/32 (196 for a head on ResNet-18): what `python -m vp bench --json` counts
-GFLOP = {"visual prompt": 17.5, "evaluation, ViT-B-32-quickgelu": 8.8, "evaluation, resnet18": 3.6}
+LEAST_SECONDS = 1e-5  # an image: a step of 128 takes a millisecond, however few its operations
+GFLOP = {  # 1e9 operations an image of each kind of full-scale work: what `python -m vp bench --json` counts
+    "visual prompt": 17.5,
+    "deep prompt, k = 0": 18.4,
+    "deep prompt, k = 6": 8.5,
+    "deep prompt, k = 11": 0.03,
+    "head, drifting statistics": 3.6,
+    "head, frozen statistics": 0.0,
+    "head and layer1, frozen statistics": 7.7,
+    "head and layer4, frozen statistics": 2.3,
+    "evaluation, ViT-B-32-quickgelu": 8.8,
+    "evaluation, resnet18": 3.6,
+}
 LAPTOP = "pytest -m gpu --device cpu --limit 1000 -k table_1_zero_shot"  # collects what trains nothing
 LEAST_GIB = 4.0  # of a GPU: what training the padding prompt of ViT-B/32 takes in batches of 128
-KEPT_GIB = 7.2  # what deep prompts keep of 50,000 images for the last block of ViT-B/32: 2 x 50 x 768 numbers of 2 bytes
+KEPT_GIB = 50_000 * (2 * 50 + 1) * 768 * 2 / 2**30  # what deep prompts keep for the last block: keys, values, the class token
 
 
 def examine(device_name: str, say: Callable[[str], None]) -> None:
@@ -112,14 +123,7 @@ def _project_mini(device: torch.device) -> dict[str, float]:
 def _assumed(device: torch.device) -> Callable[[str], float]:
     """Seconds an image of each kind of full-scale work, from the matrix rate measured now."""
     rate = ASSUMED_SHARE * matrix_rate(device)
-    blocks = {kind_of_training(run): run.prompt.block for run in runs("full").values() if isinstance(run.prompt, DeepTokens)}
-
-    def seconds(kind: str) -> float:
-        if kind in blocks:  # forward and backward through the blocks from k on
-            return GFLOP["visual prompt"] * 1e9 * max(12 - blocks[kind], 0.4) / 12 / rate
-        return GFLOP.get(kind.replace(" under noise", ""), 3 * GFLOP["evaluation, resnet18"]) * 1e9 / rate
-
-    return seconds
+    return lambda kind: max(LEAST_SECONDS, 1e9 * GFLOP[kind.replace(" under noise", "")] / rate)
 
 
 def _next(missing: list[str], device: torch.device) -> str:

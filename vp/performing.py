@@ -97,13 +97,13 @@ def restore_model(run: Run, trained: Result, class_names: tuple[str, ...], devic
 _PREFIX: dict[tuple[str, str, int, torch.device], PrefixBatches] = {}
 
 
-def _training_prefix(images: ImageSet, clip: FrozenCLIP, block: int, device: torch.device) -> PrefixBatches:
-    """The prefix of one dataset and block at a time, computed once per machine, shared by all runs that train on it."""
+def _training_prefix(images: ImageSet, clip: FrozenCLIP, block: int, device: torch.device, shared: bool) -> PrefixBatches:
+    """The prefix of one dataset and block at a time, kept for all runs of this process that train on it."""
     key = (images.fingerprint, clip.name, block, device)
     if key not in _PREFIX:
         _PREFIX.clear()
         # Before block 0 stands the patch embedding only, which costs next to nothing beside the training.
-        name = _address("prefix", images, clip, device, block=block) if block else None
+        name = _address("prefix", images, clip, device, block=block) if block and shared else None
         _PREFIX[key] = PrefixBatches(ImageBatches(images, clip.preprocess, device), clip, block, name=name)
     return _PREFIX[key]
 
@@ -124,13 +124,14 @@ def _address(what: str, images: ImageSet, frozen: FrozenCLIP | FineTunedFromFeat
     )
 
 
-def training_batches(model: Classifier, images: ImageSet, device: torch.device) -> Batches:
-    """What `model` takes of images that are looked at in every epoch: what cannot change is computed once."""
+def training_batches(model: Classifier, images: ImageSet, device: torch.device, *, shared: bool = True) -> Batches:
+    """What `model` takes of images that are looked at in every epoch: what cannot change is computed once, and `shared` with all
+    processes of this machine."""
     if isinstance(model, FastDeepPromptedCLIP):
-        return _training_prefix(images, model.clip, model.prompt.block, device)
+        return _training_prefix(images, model.clip, model.prompt.block, device, shared)
     batches = ImageBatches(images, model.preprocess, device)
     if isinstance(model, FineTunedFromFeatures):
-        return FeatureBatches(batches, model, name=_address("features", images, model, device))
+        return FeatureBatches(batches, model, name=_address("features", images, model, device) if shared else None)
     return batches
 
 
@@ -211,6 +212,7 @@ _CODE_OF_A_RUN = (
     "vp.models.clip",
     "vp.models.fast_blocks",
     "vp.models.fine_tuning",
+    "vp.models.inputs",
     "vp.models.mini_clip",
     "vp.models.mini_resnet",
     "vp.prompts.deep",

@@ -21,7 +21,6 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 CIFAR100_MEAN = (0.5071, 0.4867, 0.4408)
 CIFAR100_STD = (0.2675, 0.2565, 0.2761)
-CPU = torch.device("cpu")
 WEIGHT_STEPS = 2**22  # of 1: PRECISION_BITS of Pillow are 32 less 8 for the values and 2 for what a sum may exceed them by
 BAND_ROWS = 28  # made at a time on a CPU: each row depends on few of the old ones, and the others only cost time
 CHUNK_BYTES = 2**22  # of output made at a time on a CPU, so that all steps but the first find it in the cache
@@ -43,7 +42,7 @@ _KERNELS = {"bicubic": (_cubic, 2.0), "bilinear": (_triangle, 1.0)}
 
 
 @lru_cache(maxsize=64)
-def _weights(size_in: int, size_out: int, mode: str, device: torch.device = CPU) -> Tensor:
+def _weights(size_in: int, size_out: int, mode: str) -> Tensor:
     """(size_out, size_in) matrix of Pillow's resampling weights: the kernel is widened when shrinking (antialias)."""
     kernel, support = _KERNELS[mode]
     step = size_in / size_out
@@ -55,7 +54,7 @@ def _weights(size_in: int, size_out: int, mode: str, device: torch.device = CPU)
         high = min(int(centre + support * widen + 0.5), size_in)
         taps = torch.tensor([kernel((j - centre + 0.5) / widen) for j in range(low, high)], dtype=torch.float64)
         matrix[i, low:high] = taps / taps.sum()
-    return ((matrix * WEIGHT_STEPS).round() / WEIGHT_STEPS).float().to(device)
+    return ((matrix * WEIGHT_STEPS).round() / WEIGHT_STEPS).float()
 
 
 @lru_cache(maxsize=64)
@@ -113,8 +112,8 @@ def _resample(pixels: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     grey = pixels.permute(2, 0, 1, 3).to(torch.float32, memory_format=torch.contiguous_format)
     with torch.autocast(pixels.device.type, enabled=False):  # 8 bits of a bfloat16 would not hold a grey level
         if new_width != width:
-            across = _weights(width, new_width, mode, pixels.device)
-            grey = torch.matmul(grey.add_(0.5), across.T).floor_().clamp_(0, 255)
+            [(_, needed, across)] = _bands(width, new_width, mode, new_width, pixels.device)
+            grey = torch.matmul(grey.add_(0.5)[..., needed], across.T).floor_().clamp_(0, 255)
         if new_height != height:
             columns = grey.add_(0.5).flatten(1)
             grey = grey.new_empty(new_height, *grey.shape[1:])
@@ -167,11 +166,14 @@ class Preprocess:
         self.normalise(centre_crop(_grey_levels(pixels, size, self.mode), self.size), inputs)
 
     def normalise(self, pixels: Tensor, out: Tensor | None = None) -> Tensor:
-        """Grey levels to (value / 255 - mean) / std, in one pass over the values of each channel; into `out` if given."""
+        """Grey levels (B, C, H, W) to float32 (value / 255 - mean) / std, in one pass over each channel; into `out` if given.
+
+        Raises ValueError for another number of channels than `mean` and `std` have.
+        """
         normalised = torch.empty(pixels.shape, device=pixels.device) if out is None else out
-        for channel, (mean, std) in enumerate(zip(self.mean, self.std, strict=True)):
+        for grey, result, mean, std in zip(pixels.unbind(1), normalised.unbind(1), self.mean, self.std, strict=True):
             start = torch.tensor(-mean / std)  # a number: it need not be on the device
-            torch.add(start, pixels[:, channel], alpha=1 / (255 * std), out=normalised[:, channel])
+            torch.add(start, grey, alpha=1 / (255 * std), out=result)
         return normalised
 
     def to_rgb(self, images: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import warnings
 from collections.abc import Sized
 from typing import Any, Protocol
 
@@ -18,6 +18,10 @@ from vp.runtime import device_share, given_bytes, mixed_precision, out_of_memory
 
 CACHE_GIB = "VP_CACHE_GIB"
 KEPT_SHARE = 0.4  # of a process's part of a CUDA device's memory, where VP_CACHE_GIB is not set
+
+
+class NotKeptWarning(UserWarning):
+    """What a frozen network makes of the images does not fit into memory: it is computed at every pass, which takes longer."""
 
 
 class Batches(Sized, Protocol):
@@ -97,21 +101,21 @@ class ComputedBatches:
         first = self._computed(torch.arange(1))
         size = sum(part.numel() * part.element_size() for part in first) * len(images)
         if size > (room := cache_bytes(first[0].device)):
-            self._tell(f"takes {size / 2**30:.1f} GiB, of which this process may keep {room / 2**30:.1f}", f"a larger {CACHE_GIB}")
+            if room:  # nobody needs to be told that what may keep nothing keeps nothing
+                more = f"set {CACHE_GIB} to more, or share a GPU among fewer workers"
+                self._warn(f"comes to {size / 2**30:.3g} GiB, more than the {room / 2**30:.3g} that this process may keep", more)
             return
         try:
             self.kept = self._all(first, batch_size) if name is None else self._once(name, first, batch_size)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            self._tell("exceeds what memory is left", f"a smaller {CACHE_GIB}")  # others use the device, too
+            less = f"set {CACHE_GIB} to less, or start fewer workers"  # others use the memory, too
+            self._warn("comes to more than what memory is left", less)
 
-    def _tell(self, why: str, remedy: str) -> None:
-        print(
-            f"note: what {len(self.images)} images come to {why}: it is computed at every pass; "
-            f"fewer workers, or {remedy}, mend that",
-            file=sys.stderr,
-        )
+    def _warn(self, why: str, remedy: str) -> None:
+        what = f"what is kept of {len(self.images)} images {why}, and is computed at every pass: {remedy}"
+        warnings.warn(what, NotKeptWarning, stacklevel=4)
 
     def _once(self, name: str, first: tuple[Tensor, ...], batch_size: int) -> tuple[Tensor, ...]:
         def compute() -> Content:
@@ -163,12 +167,14 @@ class ComputedBatches:
 
 
 class FeatureBatches(ComputedBatches):
-    """What FineTunedFromFeatures takes: features (B, ...).
+    """What FineTunedFromFeatures takes: its features. Raises VpError for a network that has none before the stage that trains.
 
     Numbers of 4 bytes, 2 in half precision. For 50,000 images and ResNet-18: 102 MB under the head, 10 GB before the last stage.
     """
 
     def __init__(self, images: ImageBatches, network: FineTunedFromFeatures, **kept: Any) -> None:
+        if len(images):
+            network.check(images[torch.arange(1)][0])
         self.network = network
         super().__init__(images, **kept)
 

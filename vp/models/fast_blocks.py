@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from open_clip import CLIP
-from open_clip.transformer import QuickGELU, ResidualAttentionBlock
+from open_clip.transformer import QuickGELU, ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
@@ -21,26 +21,22 @@ QUICK = 1.702  # QuickGELU(x) = x sigmoid(1.702 x)
 
 
 class PatchEmbedding(nn.Module):
-    """A convolution that takes each patch once, as a product: forward and backward the kernels of all other products."""
+    """The convolution of a vision transformer, whose kernel and stride are a patch (p, q), as a product of patches and weights.
+
+    out[b, d, i, j] = sum over c, y, x of weight[d, c, y, x] images[b, c, p i + y, q j + x].
+    """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
-        self.weight, self.side = convolution.weight, convolution.stride[0]
+        self.weight, self.patch_size = convolution.weight, convolution.weight.shape[2:]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to (B, D, rows, columns) of patches; pixels beyond the last whole patch are left out."""
-        rows, columns = (length // self.side for length in images.shape[-2:])
-        whole = images[..., : rows * self.side, : columns * self.side]
-        patches = whole.unflatten(2, (rows, self.side)).unflatten(4, (columns, self.side)).permute(0, 2, 4, 1, 3, 5).flatten(3)
-        return functional.linear(patches, self.weight.flatten(1)).permute(0, 3, 1, 2)
-
-
-def _takes_each_patch_once(convolution: nn.Conv2d) -> bool:
-    return (
-        convolution.kernel_size == convolution.stride == (convolution.stride[0],) * 2
-        and (convolution.padding, convolution.dilation, convolution.groups) == ((0, 0), (1, 1), 1)
-        and convolution.bias is None
-    )
+        """Images (B, C, H, W) to (B, D, H // p, W // q); pixels beyond the last whole patch are left out."""
+        (p, q), (height, width) = self.patch_size, images.shape[-2:]
+        rows, columns = height // p, width // q
+        patches = images[..., : rows * p, : columns * q].unflatten(2, (rows, p)).unflatten(4, (columns, q))
+        flat = patches.permute(0, 2, 4, 1, 3, 5).flatten(3)
+        return functional.linear(flat, self.weight.flatten(1)).permute(0, 3, 1, 2)
 
 
 class SelfAttention(nn.Module):
@@ -96,9 +92,8 @@ def faster(model: CLIP) -> CLIP:
     """A copy of `model` on the same parameters and buffers, with these in place of patch embedding, and of attention and activation
     in all standard blocks, of its vision transformer; what is not standard stays."""
     copied = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
-    embedding: Any = getattr(copied.visual, "conv1", None)
-    if type(embedding) is nn.Conv2d and _takes_each_patch_once(embedding):
-        copied.visual.conv1 = PatchEmbedding(embedding)
+    if type(copied.visual) is VisionTransformer:
+        copied.visual.conv1 = PatchEmbedding(copied.visual.conv1)
     for block in copied.visual.modules():
         if type(block) is not ResidualAttentionBlock:
             continue

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from vp.artifacts import content_hash
 from vp.data.preprocess import CIFAR100_MEAN, CIFAR100_STD, Preprocess
 from vp.downloads import matches, weights_folder
+from vp.models.inputs import input_of
 from vp.models.mini_resnet import PREPROCESS, load_mini_resnet, new_mini_resnet
 from vp.runtime import RANDOM, NotAvailable, VpError, own_random_stream
 
@@ -175,33 +176,28 @@ class FineTunedNetwork(nn.Module):
         return logits
 
 
-class _Reached(Exception):
-    """Ends a forward pass at a module, with what the module was given: nobody wants the rest."""
-
-
 class FineTunedFromFeatures(FineTunedNetwork):
     """A FineTunedNetwork of frozen statistics that takes `features(images)`: what enters the first module that trains.
 
     That is the head, or the first of `stages`; what comes before it cannot change. With `stages`, the network must hand on the
-    output of each of its children to the next, as torchvision's ResNet does.
+    output of each of its children to the next and do nothing else, as torchvision's ResNet does; `check` says whether it does.
     """
 
     def __init__(self, pretrained: PretrainedNetwork, classes: int, *, stages: tuple[str, ...] = ()) -> None:
         super().__init__(pretrained, classes, stages=stages, statistics="frozen")
         self.network.eval()
         self.name = pretrained.name
-        self.trained = (self.head_name, *stages)
         self.first_trained = next((name for name, _ in self.network.named_children() if name in stages), self.head_name)
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of what `features` depends on: where training begins, preprocessing, and all weights but what trains."""
-        trained = tuple(f"{name}." for name in self.trained)
-        frozen = {name: t for name, t in self.network.state_dict().items() if not name.startswith(trained)}
+        trained = {name for name, p in self.network.named_parameters() if p.requires_grad}
+        frozen = {name: t for name, t in self.network.state_dict().items() if name not in trained}
         return content_hash(frozen, note=f"{self.name} {self.preprocess} {self.first_trained}")
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features to logits (B, K)."""
+        """Features, (B, D) for a head alone, (B, C, H, W) for a stage of a residual network, to logits (B, K)."""
         rest: nn.Module = self.head
         if self.first_trained != self.head_name:  # the network's own forward, with nothing in place of what comes before
             names = list(self.network._modules)
@@ -211,18 +207,17 @@ class FineTunedFromFeatures(FineTunedNetwork):
         return logits
 
     def features(self, images: Tensor) -> Tensor:
-        """Preprocessed images (B, 3, S, S) to what enters the first module that trains, (B, D) for the head, without gradients."""
+        """Preprocessed images (B, 3, S, S) to what `forward` takes, without gradients."""
+        return input_of(self.network.get_submodule(self.first_trained), lambda: self.network(images))
 
-        def stop(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            raise _Reached(arguments[0])
-
-        handle = self.network.get_submodule(self.first_trained).register_forward_pre_hook(stop)
-        try:
-            with torch.no_grad():
-                self.network(images)
-        except _Reached as reached:
-            features: Tensor = reached.args[0]
-            return features
-        finally:
-            handle.remove()
-        raise VpError(f"the forward pass of {self.name} never comes to {self.first_trained!r}: name a stage that it uses")
+    def check(self, images: Tensor) -> None:
+        """Raises VpError unless `forward` gives, of the features of images (B, 3, S, S), the whole network's logits, nearly."""
+        why = "its logits are others"
+        with torch.no_grad():
+            whole = self.network(images)
+            try:
+                if torch.allclose(self(self.features(images)), whole, rtol=0.05, atol=0.05 * whole.abs().max().item()):
+                    return
+            except Exception as error:  # a forward pass that is given what it does not take raises anything
+                why = str(error)
+        raise VpError(f"{self.name} cannot be trained from what enters {self.first_trained!r} ({why}): give FineTunedNetwork")

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, normalize, scaled_dot_product_attention
 
 from vp.models.clip import DEFAULT_TEMPLATE, FrozenCLIP, cosine_logits
+from vp.models.inputs import input_of
 from vp.prompts.prompted import PromptedCLIP
 from vp.runtime import VpError
 
@@ -152,27 +153,9 @@ class DeepPromptedCLIP(PromptedCLIP):
 # -- the same, from what the tokens cannot change --------------------------------------------------------------------------
 
 
-class _Reached(Exception):
-    """Block k was reached: the rest of the forward is not needed."""
-
-
 def tokens_before_block(clip: FrozenCLIP, images: Tensor, block: int) -> Tensor:
     """The sequence (B, L, D) that enters block k, for preprocessed images, without gradients. Blocks from k on do not run."""
-    captured: list[Tensor] = []
-
-    def capture(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        captured.append(arguments[0])
-        raise _Reached
-
-    handle = vision_blocks(clip)[block].register_forward_pre_hook(capture)
-    try:
-        with torch.no_grad():
-            clip.model.encode_image(images)
-    except _Reached:
-        pass
-    finally:
-        handle.remove()
-    return captured[0]
+    return input_of(vision_blocks(clip)[block], lambda: clip.model.encode_image(images))
 
 
 @dataclass(frozen=True)
