@@ -566,6 +566,13 @@ def test_wrong_preprocessing_is_rejected(wrong: type[Preprocess]) -> None:
         assert_preprocesses_as_open_clip(wrong, 60, 90, 40)
 
 
+@pytest.mark.parametrize("channels", [1, 4])
+def test_other_channels_than_the_mean_has_are_refused(channels: int) -> None:
+    """Grey or transparent pictures have no mean and standard deviation for each channel: an error, not a channel left out."""
+    with pytest.raises(ValueError, match=rf"images of {channels} channels for 3 means: give RGB"):
+        Preprocess(8)(pixels(0, 2, channels, 16, 16))
+
+
 def assert_to_rgb_inverts_normalise(preprocess: Preprocess) -> None:
     images = torch.arange(256, dtype=torch.uint8).repeat(1, 3, 1, 1)
     torch.testing.assert_close(preprocess.to_rgb(preprocess.normalise(images)), images / 255, atol=1e-6, rtol=0)

@@ -22,7 +22,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 CIFAR100_MEAN = (0.5071, 0.4867, 0.4408)
 CIFAR100_STD = (0.2675, 0.2565, 0.2761)
 WEIGHT_STEPS = 2**22  # of 1: PRECISION_BITS of Pillow are 32 less 8 for the values and 2 for what a sum may exceed them by
-BAND_ROWS = 28  # made at a time on a CPU: each row depends on few of the old ones, and the others only cost time
+BAND_ROWS = 56  # made at a time on a CPU: each row depends on few of the old ones, and the others only cost time
 CHUNK_BYTES = 2**22  # of output made at a time on a CPU, so that all steps but the first find it in the cache
 
 
@@ -87,7 +87,7 @@ def resize(pixels: Tensor, size: int | tuple[int, int], mode: str = "bicubic") -
 
 
 def _grey_levels(pixels: Tensor, size: int | tuple[int, int], mode: str) -> Tensor:
-    """`resize`, its whole numbers still as float32 where anything was resized, and then a view of rows that lie image by image."""
+    """`resize`, its whole numbers still as float32 where anything was resized, and then a view of rows of all channels."""
     if pixels.dtype != torch.uint8 or pixels.ndim != 4:
         raise ValueError(f"resize takes uint8 (B, C, H, W), given {pixels.dtype} {tuple(pixels.shape)}")
     if mode not in _KERNELS:
@@ -104,24 +104,27 @@ def _grey_levels(pixels: Tensor, size: int | tuple[int, int], mode: str) -> Tens
 def _resample(pixels: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     """rows @ across^T, then down @ columns, each rounded half up and clamped.
 
-    The rows of all images with the same number lie side by side, (H, B, C, W), so that either pass is a product of two matrices
-    for the whole batch. A row of weights adds up to 1, so that the half that rounding adds to the result can be added to what is
-    weighted: one pass over the small side of the product instead of the large one.
+    Each pass is one product for each image, the same one however many images there are: sums of another order would round another
+    way. Rows of an image's channels with the same number lie side by side, (B, H, C, W), which makes the second product wide. A row
+    of weights adds up to 1, so that the half that rounding adds to the result can be added to what is weighted: one pass over the
+    small side of the product instead of the large one.
     """
     (height, width), (new_height, new_width) = pixels.shape[-2:], size
-    grey = pixels.permute(2, 0, 1, 3).to(torch.float32, memory_format=torch.contiguous_format)
+    batch = len(pixels)
+    grey = pixels.permute(0, 2, 1, 3).to(torch.float32, memory_format=torch.contiguous_format)
     with torch.autocast(pixels.device.type, enabled=False):  # 8 bits of a bfloat16 would not hold a grey level
         if new_width != width:
             [(_, needed, across)] = _bands(width, new_width, mode, new_width, pixels.device)
-            grey = torch.matmul(grey.add_(0.5)[..., needed], across.T).floor_().clamp_(0, 255)
+            wide = torch.bmm(grey.add_(0.5)[..., needed].flatten(1, 2), across.T.expand(batch, -1, -1))
+            grey = wide.unflatten(1, grey.shape[1:3]).floor_().clamp_(0, 255)
         if new_height != height:
-            columns = grey.add_(0.5).flatten(1)
-            grey = grey.new_empty(new_height, *grey.shape[1:])
+            small = grey.add_(0.5).flatten(2)
+            grey = grey.new_empty(batch, new_height, *grey.shape[2:])
             rows = BAND_ROWS if pixels.device.type == "cpu" else new_height
             for made, needed, down in _bands(height, new_height, mode, rows, pixels.device):
-                torch.mm(down, columns[needed], out=grey.flatten(1)[made])
+                torch.bmm(down.expand(batch, -1, -1), small[:, needed], out=grey.flatten(2)[:, made])
             grey.floor_().clamp_(0, 255)
-    return grey.permute(1, 2, 0, 3)
+    return grey.permute(0, 2, 1, 3)
 
 
 def centre_crop(pixels: Tensor, size: int) -> Tensor:
@@ -170,6 +173,8 @@ class Preprocess:
 
         Raises ValueError for another number of channels than `mean` and `std` have.
         """
+        if pixels.shape[1] != len(self.mean):
+            raise ValueError(f"images of {pixels.shape[1]} channels for {len(self.mean)} means: give RGB images (B, 3, H, W)")
         normalised = torch.empty(pixels.shape, device=pixels.device) if out is None else out
         for grey, result, mean, std in zip(pixels.unbind(1), normalised.unbind(1), self.mean, self.std, strict=True):
             start = torch.tensor(-mean / std)  # a number: it need not be on the device
