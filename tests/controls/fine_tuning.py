@@ -13,6 +13,7 @@ from tests.conformance import ours
 from tests.controls import control
 from vp.evaluation import Batches, FeatureBatches, FlippedAtRandom, ImageBatches
 from vp.models import FineTunedFromFeatures, FineTunedNetwork, PretrainedNetwork
+from vp.models.inputs import input_of
 from vp.training import Fit, Recipe, fit, trained_parameters
 
 Build = Callable[[PretrainedNetwork, int], FineTunedNetwork]
@@ -137,11 +138,7 @@ class FeaturesOfTrainingMode(FineTunedFromFeatures):
 
     def features(self, images: Tensor) -> Tensor:
         twin = copy.deepcopy(self)
-        captured: list[Tensor] = []
-        twin.head.register_forward_pre_hook(lambda _, arguments: captured.append(arguments[0]))
-        with torch.no_grad():
-            twin.network.train()(images)
-        return captured[0]
+        return input_of(twin.head, lambda: twin.network.train()(images))
 
 
 class FeaturesBehindTheStage(FineTunedFromFeatures):
