@@ -16,7 +16,7 @@ from vp.data import Preprocess
 from vp.evaluation.cost import time_each
 from vp.models import FrozenCLIP
 from vp.prompts import DeepPrompt, DeepPromptedCLIP, FastDeepPromptedCLIP
-from vp.prompts.deep import last_block_inputs, tokens_before_block
+from vp.prompts.deep import last_block_inputs, last_block_kind, tokens_before_block
 
 BATCH, TOKENS, PAIRS = 32, 4, 9
 BAR = {11: 80.0, 6: 1.5, 0: 1.03}
@@ -37,8 +37,8 @@ def test_step_time_against_the_plain_way(clip: FrozenCLIP, block: int) -> None:
     prompt = DeepPrompt(TOKENS, 768, block)
     plain, fast = (cls(clip, names, prompt=prompt) for cls in (DeepPromptedCLIP, FastDeepPromptedCLIP))
     inputs = tokens_before_block(clip, images, block)
-    if block == 11:
-        inputs = last_block_inputs(clip, inputs)
+    if kind := last_block_kind(clip, prompt):
+        inputs = last_block_inputs(clip, inputs, kind)
 
     def step(model: torch.nn.Module, given: object) -> torch.Tensor:
         prompt.zero_grad()

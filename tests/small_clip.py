@@ -26,6 +26,6 @@ def small_model(*, quick_gelu: bool = False, **vision: object) -> CLIP:
         config = {"layers": BLOCKS, "width": WIDTH, "head_width": 8, "patch_size": 8, "image_size": 16, **vision}
         model = CLIP(8, CLIPVisionCfg(**config), CLIPTextCfg(context_length=20, width=16, heads=2, layers=1), quick_gelu).eval()
         for name, parameter in model.named_parameters():
-            if name.endswith("in_proj_bias"):  # zero in a new model, which would hide that it is forgotten
-                nn.init.normal_(parameter)
+            if name.endswith("in_proj_bias") or ".ln_" in name:  # 0 and 1 in a new model, which would hide that they are forgotten
+                nn.init.normal_(parameter, float(name.endswith("weight")), 0.5)
         return model

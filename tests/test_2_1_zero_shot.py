@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from copy import deepcopy
 from functools import cache
@@ -13,11 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip import CLIP
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from tests.conformance.agree import agree
 from tests.controls import fast_blocks as controls
-from tests.small_clip import small_model, tokenizer
+from tests.controls import last_block
+from tests.small_clip import BLOCKS, WIDTH, small_model, tokenizer
 from tests.strategies import batches, pixels, seeds, tensor
 from vp.data import Preprocess
 from vp.evaluation import contrast_test, wilson_interval
@@ -77,23 +80,42 @@ def test_zero_shot_clip_is_the_open_clip_model_itself(impl, seed: int, batch: in
 
 def assert_open_clips_features_and_gradients(seed: int, batch: int, quick_gelu: bool, px: tuple[int, int] = (40, 40)) -> None:
     own = small_model(image_size=40, quick_gelu=quick_gelu)
-    found = []
-    for model in (own, FrozenCLIP("random", own, tokenizer(), Preprocess(40)).model):
-        images = tensor(seed, batch, 3, *px).requires_grad_()
-        features = model.encode_image(images)
-        found.append((features, *torch.autograd.grad((features * tensor(seed + 1, *features.shape)).sum(), images)))
+    frozen = FrozenCLIP("random", own, tokenizer(), Preprocess(40))
+    found = [features_and_gradients(encode, seed, batch, px) for encode in (own.encode_image, frozen.model.encode_image)]
+    assert_as_found(found)
+    assert_features_of_what_is_read(own, frozen, seed, batch, px)
+
+
+def features_and_gradients(encode: Callable[[Tensor], Tensor], seed: int, batch: int, px: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    images = tensor(seed, batch, 3, *px).requires_grad_()
+    features = encode(images)
+    (gradients,) = torch.autograd.grad((features * tensor(seed + 1, *features.shape)).sum(), images)
+    return features, gradients
+
+
+def assert_as_found(found: list[tuple[Tensor, Tensor]]) -> None:
     for (expected, other), what in zip(zip(*found, strict=True), ("features", "gradients"), strict=True):
         assert (other - expected).norm() <= 1e-5 * expected.norm(), what
 
 
+def assert_features_of_what_is_read(own: CLIP, frozen: FrozenCLIP, seed: int, batch: int, px: tuple[int, int]) -> None:
+    def expected(images: Tensor) -> Tensor:
+        return normalize(own.encode_image(images), dim=-1)
+
+    assert_as_found([features_and_gradients(encode, seed, batch, px) for encode in (expected, frozen.encode_image)])
+
+
 def assert_open_clips_features_in(dtype: torch.dtype) -> None:
     own = small_model(image_size=40, quick_gelu=True)
+    frozen = FrozenCLIP("random", own, tokenizer(), Preprocess(40))
     images = tensor(3, 4, 3, 40, 40)
     with torch.inference_mode(), torch.autocast("cpu", dtype):
         expected = own.encode_image(images)
-        found = FrozenCLIP("random", own, tokenizer(), Preprocess(40)).model.encode_image(images)
+        found = frozen.model.encode_image(images)
+        read = frozen.encode_image(images)
     assert found.dtype == expected.dtype == dtype
     assert (found - expected).float().norm() <= 0.02 * expected.float().norm(), "features"
+    assert (read - normalize(expected.float(), dim=-1)).norm() <= 0.02 * len(images) ** 0.5, "unit features"
 
 
 @FEW
@@ -104,6 +126,41 @@ def test_a_frozen_clip_has_open_clips_features_and_gradients(seed: int, batch: i
 
 
 @pytest.mark.parametrize(
+    "vision",
+    [
+        {"final_ln_after_pool": True},
+        {"ls_init_value": 0.5},
+        {"no_ln_pre": True},
+        {"pool_type": "avg"},
+        {"block_type": "custom"},
+        {"attentional_pool": True, "attn_pooler_heads": 2},
+    ],
+    ids=str,
+)
+def test_any_vision_transformer_of_open_clip_keeps_its_features(vision: dict[str, object]) -> None:
+    """Other norms, blocks and poolings give open_clip's own features, whether one token is read out of the last block or all."""
+    own = small_model(image_size=40, **vision)
+    assert_features_of_what_is_read(own, FrozenCLIP("random", own, tokenizer(), Preprocess(40)), 0, 2, (40, 40))
+
+
+def test_one_token_of_the_last_block_is_computed() -> None:
+    """A frozen CLIP that reads the class token alone passes one token an image through the last block's feed-forward layer."""
+    clip, seen = FrozenCLIP("random", small_model(), tokenizer(), Preprocess(16)), []
+    for block in clip.model.visual.transformer.resblocks:
+        block.mlp.register_forward_hook(lambda _, given, __: seen.append(given[0].numel() // WIDTH))
+    clip.encode_image(tensor(0, 2, 3, 16, 16))
+    assert seen == [*[2 * 5] * (BLOCKS - 1), 2]
+
+
+@pytest.mark.parametrize("name", ["first_patch", "query_not_normalised", "without_its_shortcut", "keys_for_values"])
+def test_wrong_last_blocks_are_rejected(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Each wrong way to compute the last block for one token fails the property of features."""
+    monkeypatch.setattr("vp.models.clip.read_out", getattr(last_block, name))
+    with pytest.raises(AssertionError, match="features"):
+        assert_open_clips_features_and_gradients(1, 2, quick_gelu=True)
+
+
+@pytest.mark.parametrize(
     ("what", "wrong"),
     [
         ("PatchEmbedding", controls.TransposedPatches),
@@ -111,6 +168,8 @@ def test_a_frozen_clip_has_open_clips_features_and_gradients(seed: int, batch: i
         ("SelfAttention", controls.WithoutBias),
         ("FusedQuickGELU", controls.GradientAtUnscaled),
         ("FusedQuickGELU", controls.PlainSiLU),
+        ("SamePrecisionLayerNorm", controls.WithoutGain),
+        ("SamePrecisionLayerNorm", controls.OverAllTokens),
     ],
 )
 def test_wrong_blocks_are_rejected(monkeypatch: pytest.MonkeyPatch, what: str, wrong: type) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from tests.conformance.agree import agree
+from tests.controls import last_block as controls
 from tests.small_clip import BLOCKS, WIDTH, small_model, tokenizer
 from tests.strategies import pixels, seeds, tensor
 from vp.data import ImageSet, Preprocess
@@ -24,8 +25,9 @@ from vp.evaluation.batches import cache_bytes
 from vp.expectations import Verdict
 from vp.experiments import SCALES, TOKEN_COUNTS, deep_name, runs
 from vp.models import FrozenCLIP, cosine_logits
-from vp.prompts import BatchScrambledDeepPrompt, DeepPrompt, DeepPromptedCLIP, FastDeepPromptedCLIP
-from vp.prompts.deep import LastBlockInputs, Position, last_block_inputs, reads_one_token, tokens_before_block, vision_blocks
+from vp.models.vision import reads_one_token
+from vp.prompts import BatchScrambledDeepPrompt, DeepPrompt, DeepPromptedCLIP, FastDeepPromptedCLIP, deep
+from vp.prompts.deep import ClassTokenInputs, KeysAndValues, Position, last_block_inputs, last_block_kind, tokens_before_block
 from vp.runtime import VpError
 
 NAMES = ["house", "red leaf", "moon"]
@@ -221,23 +223,27 @@ def test_tokens_stand_where_they_are_put(position: Position, order: str) -> None
 def test_the_last_block_is_shortened_where_one_token_is_read(clip: FrozenCLIP) -> None:
     """Only a standard block whose class token alone is read out computes one token; other towers compute all of them."""
     images = ImageSet("some", "test", pixels(0, 3, 3, 16, 16), torch.zeros(3, dtype=torch.long), ("a",))
-    last = len(vision_blocks(clip)) - 1
-    batches = [PrefixBatches(ImageBatches(images, clip.preprocess), clip, block) for block in (last - 1, last)]
-    assert [type(one[torch.arange(3)][0]) for one in batches] == [torch.Tensor, LastBlockInputs]
-    assert reads_one_token(clip)
+    cells = [(1, "front", "class"), (2, "front", "class"), (2, "front", "first"), (2, "back", "first")]
+    prompts = [DeepPrompt(1, WIDTH, block, position, readout) for block, position, readout in cells]
+    given_inputs = [PrefixBatches(ImageBatches(images, clip.preprocess), clip, prompt)[torch.arange(3)][0] for prompt in prompts]
+    assert [type(one) for one in given_inputs] == [Tensor, ClassTokenInputs, KeysAndValues, ClassTokenInputs]
+    visual = clip.model.visual
+    assert reads_one_token(visual)
     for name, other in (("pool_type", "avg"), ("attn_pool", torch.nn.Identity())):
-        with mock.patch.object(clip.model.visual, name, other):
-            assert not reads_one_token(clip), name
-    with mock.patch("vp.prompts.deep.ResidualAttentionBlock", type(None)):
-        assert not reads_one_token(clip)
+        with mock.patch.object(visual, name, other):
+            assert not reads_one_token(visual), name
+            assert last_block_kind(clip, prompts[1]) is None
+    with mock.patch("vp.models.vision.ResidualAttentionBlock", type(None)):
+        assert not reads_one_token(visual)
 
 
 @given(seed=seeds, block=blocks, position=positions, readout=readouts)
 def test_no_tokens_change_no_bit(clip: FrozenCLIP, seed: int, block: int, position, readout) -> None:
-    """With n = 0 the logits are exactly those of encode_image."""
+    """With n = 0 the logits are exactly those of the vision transformer's own features."""
     model = DeepPromptedCLIP(clip, NAMES, prompt=DeepPrompt(0, WIDTH, block, position, readout))
     images = images_from(seed, 3)
-    assert torch.equal(model(images), cosine_logits(clip.encode_image(images), model.text_features, clip.scale))
+    features = normalize(clip.model.encode_image(images), dim=-1)
+    assert torch.equal(model(images), cosine_logits(features, model.text_features, clip.scale))
 
 
 def watch_blocks(backbone: CLIP) -> list[tuple[int, int]]:
@@ -342,7 +348,8 @@ def test_one_token_is_the_same_scrambled_or_not(clip: FrozenCLIP, seed: int, blo
         torch.manual_seed(seed)
         prompt, images = cls(1, WIDTH, block, "back", readout), images_from(seed, 3)
         before = tokens_before_block(clip, images, block)
-        inputs = last_block_inputs(clip, before) if block == BLOCKS - 1 else before
+        kind = last_block_kind(clip, prompt)
+        inputs = last_block_inputs(clip, before, kind) if kind else before
         for logits in (
             DeepPromptedCLIP(clip, NAMES, prompt=prompt)(images),
             FastDeepPromptedCLIP(clip, NAMES, prompt=prompt)(inputs),
@@ -367,21 +374,36 @@ def test_hooks_leave_the_backbone_as_it_was(impl, seed: int, n: int, block: int,
 # -- the shortcuts are the definition --------------------------------------------------------------------------------------
 
 
-@given(data=st.data(), seed=seeds, batch=batch_sizes)
-def test_the_shortcuts_give_the_same_logits_and_gradients(clip: FrozenCLIP, data: st.DataObject, seed: int, batch: int) -> None:
-    """Cached activations and a last block for one token give the logits and gradients of the plain forward."""
-    prompt = data.draw(st.one_of(deep_prompts(least=1), deep_prompts(least=1, cls=BatchScrambledDeepPrompt)))
-    images = images_from(seed, batch)
+def assert_shortcuts_are_the_definition(clip: FrozenCLIP, prompt: DeepPrompt, images: Tensor) -> None:
     plain = DeepPromptedCLIP(clip, NAMES, prompt=prompt)(images)
     fast = FastDeepPromptedCLIP(clip, NAMES, prompt=prompt)
     before = tokens_before_block(clip, images, prompt.block)
-    inputs = [before] if prompt.block < BLOCKS - 1 else [before, last_block_inputs(clip, before)]
+    kind = last_block_kind(clip, prompt)
+    inputs = [before, deep.last_block_inputs(clip, before, kind)] if kind else [before]
     (gradient,) = torch.autograd.grad(plain.square().sum(), prompt.tokens)
     for given_inputs in inputs:
         logits = fast(given_inputs)
         close(logits, plain)
         (other,) = torch.autograd.grad(logits.square().sum(), prompt.tokens)
         assert (other - gradient).norm() <= 1e-4 * gradient.norm()
+
+
+@given(data=st.data(), seed=seeds, batch=batch_sizes)
+def test_the_shortcuts_give_the_same_logits_and_gradients(clip: FrozenCLIP, data: st.DataObject, seed: int, batch: int) -> None:
+    """Cached activations and a last block for one token give the logits and gradients of the plain forward."""
+    prompt = data.draw(st.one_of(deep_prompts(least=1), deep_prompts(least=1, cls=BatchScrambledDeepPrompt)))
+    assert_shortcuts_are_the_definition(clip, prompt, images_from(seed, batch))
+
+
+@pytest.mark.parametrize("name", ["largest_score", "mean_value", "without_the_class_token"])
+def test_wrong_inputs_of_the_last_block_are_rejected(name: str, clip: FrozenCLIP, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each wrong way to let an image's tokens count as one fails the property of the shortcuts."""
+    torch.manual_seed(0)
+    prompt, images = DeepPrompt(2, WIDTH, BLOCKS - 1), images_from(0, 3)
+    assert_shortcuts_are_the_definition(clip, prompt, images)
+    monkeypatch.setattr(deep, "last_block_inputs", getattr(controls, name))
+    with pytest.raises(AssertionError):
+        assert_shortcuts_are_the_definition(clip, prompt, images)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2])
@@ -391,7 +413,9 @@ def test_the_last_blocks_shortcut_holds_for_any_number_of_tokens(clip: FrozenCLI
     torch.manual_seed(0)
     prompt = DeepPrompt(n, WIDTH, BLOCKS - 1, "front", readout)
     images = images_from(0, 2)
-    inputs = last_block_inputs(clip, tokens_before_block(clip, images, BLOCKS - 1))
+    kind = last_block_kind(clip, prompt)
+    assert kind is (KeysAndValues if n and readout == "first" else ClassTokenInputs)
+    inputs = last_block_inputs(clip, tokens_before_block(clip, images, BLOCKS - 1), kind)
     close(FastDeepPromptedCLIP(clip, NAMES, prompt=prompt)(inputs), DeepPromptedCLIP(clip, NAMES, prompt=prompt)(images))
 
 
@@ -417,7 +441,7 @@ def test_kept_and_streamed_prefixes_are_the_same(clip: FrozenCLIP, prompt: DeepP
     """A prefix kept in memory gives what one computed batch by batch gives, and both give the logits of the plain forward."""
     images = ImageSet("some", "test", pixels(seed, count, 3, 9, 9), torch.zeros(count, dtype=torch.long), ("thing",))
     plain = ImageBatches(images, clip.preprocess)
-    kept, streamed = (PrefixBatches(plain, clip, prompt.block, keep=keep, batch_size=2) for keep in (True, False))
+    kept, streamed = (PrefixBatches(plain, clip, prompt, keep=keep, batch_size=2) for keep in (True, False))
     assert kept.kept is not None
     assert streamed.kept is None
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
@@ -437,7 +461,7 @@ def test_a_prefix_larger_than_the_cache_is_not_kept(
     """VP_CACHE_GIB bounds what a process keeps of a prefix."""
     monkeypatch.setenv("VP_CACHE_GIB", gib)
     images = ImageSet("some", "test", pixels(0, 9, 3, 9, 9), torch.zeros(9, dtype=torch.long), ("thing",))
-    assert (PrefixBatches(ImageBatches(images, clip.preprocess), clip, 1).kept is not None) == kept
+    assert (PrefixBatches(ImageBatches(images, clip.preprocess), clip, DeepPrompt(1, WIDTH, 1)).kept is not None) == kept
 
 
 @pytest.mark.parametrize("gib", ["4GB", "-1", "nan"])

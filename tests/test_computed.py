@@ -28,6 +28,7 @@ from vp.experiments import Result, find_run, vary
 from vp.models import FineTunedFromFeatures, FrozenCLIP, load_clip, load_network
 from vp.performing import perform, training_batches
 from vp.prompts import DeepPrompt, FastDeepPromptedCLIP
+from vp.prompts.deep import Readout
 from vp.runtime import VpError, computing_in, home
 
 # Newer Pythons warn of forks beside threads; what a child does here waits for no lock of another thread.
@@ -432,13 +433,14 @@ def kept_for(model: torch.nn.Module, images: ImageSet) -> tuple[torch.Tensor, ..
     return kept
 
 
-def deep(clip: FrozenCLIP, block: int) -> FastDeepPromptedCLIP:
-    return FastDeepPromptedCLIP(clip, NAMES, prompt=DeepPrompt(2, 64, block))
+def deep(clip: FrozenCLIP, block: int, readout: Readout = "class") -> FastDeepPromptedCLIP:
+    return FastDeepPromptedCLIP(clip, NAMES, prompt=DeepPrompt(2, 64, block, "front", readout))
 
 
 def models(clip: FrozenCLIP) -> dict[str, torch.nn.Module]:
     head = FineTunedFromFeatures(load_network("mini-resnet"), 2)
-    return {"block 1": deep(clip, 1), "block 11": deep(clip, 11), "features": head}
+    last = {f"block 11, {readout}": deep(clip, 11, readout) for readout in ("class", "first")}
+    return {"block 1": deep(clip, 1), **last, "features": head}
 
 
 @pytest.fixture
@@ -460,17 +462,17 @@ def bits(parts: tuple[torch.Tensor, ...]) -> list[tuple[Any, ...]]:
 
 @every_file
 @pytest.mark.usefixtures("_new_session", "_one_thread")
-@pytest.mark.parametrize("kind", ["block 1", "block 11", "features"])
+@pytest.mark.parametrize("kind", ["block 1", "block 11, class", "block 11, first", "features"])
 def test_a_prefix_is_computed_once_for_all_processes_and_sessions(kind: str, clip: FrozenCLIP, counted: Computer) -> None:
     """Of two processes that want a prefix, or features, one computes them; a later session reads them; to the bit as computed
     without any file."""
     model, images = models(clip)[kind], some_images()
-    named = {"block 1": 1, "block 11": 11}
-    batches = ImageBatches(images, model.preprocess if kind == "features" else clip.preprocess)
+    batches = ImageBatches(images, model.preprocess)
     inputs, _ = batches[torch.arange(12)]
-    plain = (
-        (model.features(inputs),) if kind == "features" else PrefixBatches(batches, clip, named[kind], keep=False).compute(inputs)
-    )
+    if kind == "features":
+        plain = (model.features(inputs),)
+    else:
+        plain = PrefixBatches(batches, clip, model.prompt, keep=False).compute(inputs)
 
     def work() -> None:
         assert bits(kept_for(model, images)) == bits(plain)

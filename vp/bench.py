@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vp.data import ImageSet
 from vp.data.world import DOWNSTREAM_PX, DOWNSTREAM_SIZES
 from vp.evaluation import Batches, Subset, per_image_correctness, time_each
-from vp.experiments import DeepTokens, Run, ScaleName, runs, vary
+from vp.experiments import SCALES, DeepTokens, Run, ScaleName, runs, vary
 from vp.performing import build_model, evaluation_batches, training_batches
 from vp.runtime import mixed_precision, precision, provenance, seed_everything
 from vp.training import Recipe, accumulate_gradient, fit
@@ -55,12 +55,16 @@ class Speed:
 
 
 def kind_of_training(run: Run) -> str | None:
-    """What decides how fast a run trains: the visual prompts alike, deep prompts by block, heads by what trains. None: nothing."""
+    """What decides how fast a run trains: the visual prompts alike, deep prompts by block, and before the last by which token is
+    read out; heads by what trains. None: nothing."""
     if run.recipe is None:
         return None
     if run.head:
         return " and ".join(("head", *run.head.stages)) + f", {run.head.statistics} statistics"
-    return f"deep prompt, k = {run.prompt.block}" if isinstance(run.prompt, DeepTokens) else "visual prompt"
+    if not isinstance(run.prompt, DeepTokens):
+        return "visual prompt"
+    before_last = run.prompt.block == SCALES[run.scale].blocks[-1]
+    return f"deep prompt, k = {run.prompt.block}" + (", read out" if before_last and run.prompt.readout == "first" else "")
 
 
 def kind_of_evaluation(run: Run) -> str:

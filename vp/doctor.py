@@ -22,20 +22,23 @@ from vp.store import store_folder
 ASSUMED_SHARE = 0.35  # of the matrix rate, where full scale is not measured: `python -m vp bench` measures it
 LEAST_SECONDS = 1e-5  # an image: a step of 128 takes a millisecond, however few its operations
 GFLOP = {  # 1e9 operations an image of each kind of full-scale work: what `python -m vp bench --json` counts
-    "visual prompt": 17.5,
+    "visual prompt": 16.3,
     "deep prompt, k = 0": 18.4,
     "deep prompt, k = 6": 8.5,
     "deep prompt, k = 11": 0.03,
+    "deep prompt, k = 11, read out": 0.03,
     "head, drifting statistics": 3.6,
     "head, frozen statistics": 0.0,
     "head and layer1, frozen statistics": 7.7,
     "head and layer4, frozen statistics": 2.3,
-    "evaluation, ViT-B-32-quickgelu": 8.8,
+    "evaluation, ViT-B-32-quickgelu": 8.1,
     "evaluation, resnet18": 3.6,
 }
 LAPTOP = "pytest -m gpu --device cpu --limit 1000 -k table_1_zero_shot"  # collects what trains nothing
 LEAST_GIB = 4.0  # of a GPU: what training the padding prompt of ViT-B/32 takes in batches of 128
-KEPT_GIB = 50_000 * (2 * 50 + 1) * 768 * 2 / 2**30  # what deep prompts keep for the last block: keys, values, the class token
+KEPT_GIB = (
+    50_000 * (2 * 50 + 4) * 768 * 2 / 2**30
+)  # what deep prompts keep for the last block: keys and values, and ClassTokenInputs
 
 
 def examine(device_name: str, say: Callable[[str], None]) -> None:

@@ -36,7 +36,8 @@ from vp.models import (
     load_clip,
     load_network,
 )
-from vp.prompts import FastDeepPromptedCLIP, PromptedCLIP
+from vp.prompts import DeepPrompt, FastDeepPromptedCLIP, PromptedCLIP
+from vp.prompts.deep import last_block_kind
 from vp.runtime import pick_device, precision, provenance, seed_everything
 from vp.training import Fit, fit, load_trained, trained_parameters
 
@@ -94,18 +95,20 @@ def restore_model(run: Run, trained: Result, class_names: tuple[str, ...], devic
     return model
 
 
-_PREFIX: dict[tuple[str, str, int, torch.device], PrefixBatches] = {}
+_PREFIX: dict[tuple[str, str, int, torch.device], dict[type | None, PrefixBatches]] = {}
 
 
-def _training_prefix(images: ImageSet, clip: FrozenCLIP, block: int, device: torch.device, shared: bool) -> PrefixBatches:
-    """The prefix of one dataset and block at a time, kept for all runs of this process that train on it."""
-    key = (images.fingerprint, clip.name, block, device)
+def _training_prefix(images: ImageSet, clip: FrozenCLIP, prompt: DeepPrompt, device: torch.device, shared: bool) -> PrefixBatches:
+    """The prefixes of one dataset and block at a time, kept for all runs of this process that train on them."""
+    key = (images.fingerprint, clip.name, prompt.block, device)
     if key not in _PREFIX:
         _PREFIX.clear()
+    kept, kind = _PREFIX.setdefault(key, {}), last_block_kind(clip, prompt)
+    if kind not in kept:
         # Before block 0 stands the patch embedding only, which costs next to nothing beside the training.
-        name = _address("prefix", images, clip, device, block=block) if block and shared else None
-        _PREFIX[key] = PrefixBatches(ImageBatches(images, clip.preprocess, device), clip, block, name=name)
-    return _PREFIX[key]
+        name = _address("prefix", images, clip, device, block=prompt.block, kind=str(kind)) if prompt.block and shared else None
+        kept[kind] = PrefixBatches(ImageBatches(images, clip.preprocess, device), clip, prompt, name=name)
+    return kept[kind]
 
 
 def _address(what: str, images: ImageSet, frozen: FrozenCLIP | FineTunedFromFeatures, device: torch.device, **more: Any) -> str:
@@ -128,7 +131,7 @@ def training_batches(model: Classifier, images: ImageSet, device: torch.device, 
     """What `model` takes of images that are looked at in every epoch: what cannot change is computed once, and `shared` with all
     processes of this machine."""
     if isinstance(model, FastDeepPromptedCLIP):
-        return _training_prefix(images, model.clip, model.prompt.block, device, shared)
+        return _training_prefix(images, model.clip, model.prompt, device, shared)
     batches = ImageBatches(images, model.preprocess, device)
     if isinstance(model, FineTunedFromFeatures):
         return FeatureBatches(batches, model, name=_address("features", images, model, device) if shared else None)
@@ -139,7 +142,7 @@ def evaluation_batches(model: Classifier, images: ImageSet, device: torch.device
     """What `model` takes of images that are looked at once: nothing is kept."""
     batches = ImageBatches(images, model.preprocess, device, noise)
     if isinstance(model, FastDeepPromptedCLIP):
-        return PrefixBatches(batches, model.clip, model.prompt.block, keep=False)
+        return PrefixBatches(batches, model.clip, model.prompt, keep=False)
     return FeatureBatches(batches, model, keep=False) if isinstance(model, FineTunedFromFeatures) else batches
 
 
@@ -215,6 +218,7 @@ _CODE_OF_A_RUN = (
     "vp.models.inputs",
     "vp.models.mini_clip",
     "vp.models.mini_resnet",
+    "vp.models.vision",
     "vp.prompts.deep",
     "vp.prompts.prompted",
     "vp.prompts.visual",

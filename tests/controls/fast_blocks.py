@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vp.models.fast_blocks import QUICK, FusedQuickGELU, PatchEmbedding, SelfAttention
+from vp.models.fast_blocks import QUICK, FusedQuickGELU, PatchEmbedding, SamePrecisionLayerNorm, SelfAttention
 
 
 class TransposedPatches(PatchEmbedding):
@@ -59,3 +59,17 @@ class PlainSiLU(FusedQuickGELU):
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.silu(x)
+
+
+class WithoutGain(SamePrecisionLayerNorm):
+    """Forgets the weight and bias after normalising."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.layer_norm(x, self.normalized_shape, eps=self.eps)
+
+
+class OverAllTokens(SamePrecisionLayerNorm):
+    """Takes mean and variance over the whole sequence of an image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.layer_norm(x, x.shape[1:], eps=self.eps) * self.weight + self.bias

@@ -13,7 +13,7 @@ from vp.computed import Content, once
 from vp.data import GaussianNoise, ImageSet, Preprocess
 from vp.evaluation.cost import wait_for_device
 from vp.models import FineTunedFromFeatures, FrozenCLIP
-from vp.prompts.deep import LastBlockInputs, last_block_inputs, reads_one_token, tokens_before_block, vision_blocks
+from vp.prompts.deep import DeepPrompt, LastBlockInputs, last_block_inputs, last_block_kind, tokens_before_block
 from vp.runtime import device_share, given_bytes, mixed_precision, out_of_memory
 
 CACHE_GIB = "VP_CACHE_GIB"
@@ -184,28 +184,24 @@ class FeatureBatches(ComputedBatches):
 
 
 class PrefixBatches(ComputedBatches):
-    """What FastDeepPromptedCLIP takes: the tokens that enter block k, or the LastBlockInputs when k is the last block.
+    """What FastDeepPromptedCLIP takes with a prompt like `prompt`: the tokens that enter its block, or LastBlockInputs.
 
-    N L D numbers (2 N L D for the last block), 4 bytes each: 27 MB (53 MB) for 4,000 images of mini-clip, 7.7 GB for 50,000 of
-    ViT-B/32.
+    N L D numbers, 4 bytes each, 2 in half precision: 27 MB for 4,000 images of mini-clip, 3.8 GB for 50,000 of ViT-B/32. For the
+    last block twice as many where a token of the prompt is read out, else N (3 D + heads): 3.1 MB and 0.3 GB.
     """
 
-    def __init__(self, images: ImageBatches, clip: FrozenCLIP, block: int, **kept: Any) -> None:
-        self.clip, self.block = clip, block
-        self.last = block == len(vision_blocks(clip)) - 1 and reads_one_token(clip)
+    def __init__(self, images: ImageBatches, clip: FrozenCLIP, prompt: DeepPrompt, **kept: Any) -> None:
+        self.clip, self.block, self.kind = clip, prompt.block, last_block_kind(clip, prompt)
         super().__init__(images, **kept)
 
     def compute(self, inputs: Tensor) -> tuple[Tensor, ...]:
         """Preprocessed images (B, 3, S, S) to the tokens (B, L, D), or the parts of LastBlockInputs."""
         tokens = tokens_before_block(self.clip, inputs, self.block)
-        if not self.last:
-            return (tokens,)
-        last = last_block_inputs(self.clip, tokens)
-        return last.keys, last.values, last.class_token
+        return (tokens,) if self.kind is None else tuple(vars(last_block_inputs(self.clip, tokens, self.kind)).values())
 
     def assemble(self, parts: tuple[Tensor, ...]) -> Tensor | LastBlockInputs:
         """Tokens, or LastBlockInputs."""
-        return LastBlockInputs(*parts) if self.last else parts[0]
+        return parts[0] if self.kind is None else self.kind(*parts)
 
 
 def cache_bytes(device: torch.device) -> float:

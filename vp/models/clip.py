@@ -29,6 +29,7 @@ from vp.artifacts import content_hash
 from vp.data.preprocess import CLIP_MEAN, CLIP_STD, Preprocess
 from vp.downloads import matches, weights_folder
 from vp.models.fast_blocks import faster
+from vp.models.vision import read_out, reads_one_token, tokens_before
 from vp.runtime import RANDOM, NotAvailable, VpError, own_random_stream
 
 CHECKSUMS = "checksums.json"  # in the folder of weights: SHA-256 by file
@@ -77,8 +78,12 @@ class FrozenCLIP(nn.Module):
         return scale
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Preprocessed images (B, 3, S, S) to unit features (B, D)."""
-        return normalize(self.model.encode_image(images), dim=-1)
+        """Preprocessed images (B, 3, S, S) to unit features (B, D): what `self.model` computes, less what is not read out."""
+        visual = self.model.visual
+        if not reads_one_token(visual):
+            return normalize(self.model.encode_image(images), dim=-1)
+        before_last = tokens_before(visual, images, len(visual.transformer.resblocks) - 1)
+        return normalize(read_out(visual, before_last), dim=-1)
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """K texts to unit features (K, D). Raises VpError for a text longer than the model reads."""

@@ -2,7 +2,8 @@
 
 Patches are embedded by a product, which goes backward in a third of the convolution's time. Attention projects queries, keys and
 values by one product, images first, where `nn.MultiheadAttention` copies to tokens first and back. QuickGELU goes backward by one
-kernel. tests/test_2_1_zero_shot.py holds all to open_clip's own, values and gradients.
+kernel. Half precision is normalised as it is, where autocast would write it in float32 before and after.
+tests/test_2_1_zero_shot.py holds all to open_clip's own, values and gradients.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 from open_clip import CLIP
-from open_clip.transformer import QuickGELU, ResidualAttentionBlock, VisionTransformer
+from open_clip.transformer import LayerNorm, QuickGELU, ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
@@ -88,12 +89,26 @@ class FusedQuickGELU(QuickGELU):  # type: ignore[misc]  # open_clip carries no t
         return activated
 
 
+class SamePrecisionLayerNorm(LayerNorm):  # type: ignore[misc]  # open_clip carries no types
+    """open_clip's LayerNorm (..., D) that reads and writes the precision of its input: statistics are float32 within the kernel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(x - mean) / sqrt(variance + eps) * weight + bias, over the last dimension."""
+        if x.dtype == self.weight.dtype:
+            return functional.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+        with torch.autocast(x.device.type, enabled=False):
+            return functional.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
 def faster(model: CLIP) -> CLIP:
-    """A copy of `model` on the same parameters and buffers, with these in place of patch embedding, and of attention and activation
-    in all standard blocks, of its vision transformer; what is not standard stays."""
+    """A copy of `model` on the same parameters and buffers, with these in place of patch embedding and norms of its vision
+    transformer, and of attention and activation in its standard blocks; what is not standard stays."""
     copied = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
     if type(copied.visual) is VisionTransformer:
         copied.visual.conv1 = PatchEmbedding(copied.visual.conv1)
+    for norm in copied.visual.modules():
+        if type(norm) is LayerNorm:
+            norm.__class__ = SamePrecisionLayerNorm
     for block in copied.visual.modules():
         if type(block) is not ResidualAttentionBlock:
             continue

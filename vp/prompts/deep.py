@@ -9,18 +9,28 @@ block k, and in the last block everything but the token that is read out. tests/
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import torch
-from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
-from torch.nn.functional import linear, normalize, scaled_dot_product_attention
+from torch.nn.functional import normalize
 
 from vp.models.clip import DEFAULT_TEMPLATE, FrozenCLIP, cosine_logits
-from vp.models.inputs import input_of
+from vp.models.vision import (
+    after_attention,
+    attend,
+    image_features,
+    keys_and_values,
+    queries,
+    read_out,
+    reads_one_token,
+    tokens_before,
+    transformer_blocks,
+)
 from vp.prompts.prompted import PromptedCLIP
 from vp.runtime import VpError
 
@@ -30,9 +40,7 @@ Readout = Literal["class", "first"]
 
 def vision_blocks(clip: FrozenCLIP) -> nn.ModuleList:
     """The blocks of open_clip's own, batch-first vision transformer. Raises VpError for any other, such as a ResNet CLIP."""
-    transformer = getattr(clip.model.visual, "transformer", None)
-    blocks = getattr(transformer, "resblocks", None)
-    if not isinstance(blocks, nn.ModuleList) or not getattr(transformer, "batch_first", True):
+    if (blocks := transformer_blocks(clip.model.visual)) is None:
         raise VpError(
             f"{clip.name} has no transformer blocks to put tokens into: give a model with open_clip's own vision transformer, "
             "such as mini-clip or ViT-B-32-quickgelu/openai"
@@ -86,6 +94,11 @@ class DeepPrompt(nn.Module):
         n = len(self.tokens)
         place = self._place(sequence.shape[1] - n)
         return torch.cat([sequence[:, :place], sequence[:, place + n :]], dim=1)
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Is the token that is read out one of the prompt's own?"""
+        return self.readout == "first" and self.position == "front" and len(self.tokens) > 0
 
     @property
     def readout_index(self) -> int:
@@ -146,8 +159,12 @@ class DeepPromptedCLIP(PromptedCLIP):
 
     def forward(self, images: Tensor) -> Tensor:
         with self._tokens_in_place():
-            features = self.clip.encode_image(images)
-        return cosine_logits(features, self.text_features, self.clip.scale)
+            features = self.clip.model.encode_image(images)
+        return self.logits(features)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """The vision transformer's features (B, D') to logits (B, K)."""
+        return cosine_logits(normalize(features, dim=-1), self.text_features, self.clip.scale)
 
 
 # -- the same, from what the tokens cannot change --------------------------------------------------------------------------
@@ -155,49 +172,71 @@ class DeepPromptedCLIP(PromptedCLIP):
 
 def tokens_before_block(clip: FrozenCLIP, images: Tensor, block: int) -> Tensor:
     """The sequence (B, L, D) that enters block k, for preprocessed images, without gradients. Blocks from k on do not run."""
-    return input_of(vision_blocks(clip)[block], lambda: clip.model.encode_image(images))
+    with torch.no_grad():
+        return tokens_before(clip.model.visual, images, block)
 
 
 @dataclass(frozen=True)
-class LastBlockInputs:
-    """What the last block needs of images that prompts cannot change: keys and values (B, L, D), the class token (B, D)."""
+class KeysAndValues:
+    """What the last block needs of an image where a prompt token is read out: keys and values of its L tokens (B, L, D)."""
 
     keys: Tensor
     values: Tensor
-    class_token: Tensor
 
 
-def reads_one_token(clip: FrozenCLIP) -> bool:
-    """Is the image feature a function of one token of the last block, and that block a standard one?"""
-    visual = clip.model.visual
-    return (
-        type(vision_blocks(clip)[-1]) is ResidualAttentionBlock
-        and getattr(visual, "pool_type", None) == "tok"
-        and getattr(visual, "attn_pool", None) is None
-    )
+@dataclass(frozen=True)
+class ClassTokenInputs:
+    """What the last block needs of an image where its class token is read out: the image's L tokens count as one.
+
+    A softmax over the scores of L + n tokens is one over 1 + n: the L have log(sum of exp(score)) as their common score (B, heads),
+    and what the class token attends to among them as their common value (B, D).
+    """
+
+    token: Tensor  # (B, D), as it enters the block
+    query: Tensor  # (B, D)
+    score: Tensor
+    value: Tensor
 
 
-def _project(block: Any, tokens: Tensor, part: int) -> Tensor:
-    """Queries (part 0), keys (1) or values (2) of ln_1(tokens), as `nn.MultiheadAttention` computes them."""
-    width = tokens.shape[-1]
-    rows = slice(part * width, (part + 1) * width)
-    return linear(block.ln_1(tokens), block.attn.in_proj_weight[rows], block.attn.in_proj_bias[rows])
+LastBlockInputs = KeysAndValues | ClassTokenInputs
 
 
-def last_block_inputs(clip: FrozenCLIP, sequence: Tensor) -> LastBlockInputs:
-    """Keys and values of all tokens (B, L, D) entering the last block, and the class token."""
+def last_block_kind(clip: FrozenCLIP, prompt: DeepPrompt) -> type[LastBlockInputs] | None:
+    """The LastBlockInputs of a prompt before the last block; None where earlier blocks run, or where all tokens are read out."""
+    if prompt.block < len(vision_blocks(clip)) - 1 or not reads_one_token(clip.model.visual):
+        return None
+    return KeysAndValues if prompt.reads_prompt else ClassTokenInputs
+
+
+def last_block_inputs(clip: FrozenCLIP, sequence: Tensor, kind: type[LastBlockInputs]) -> LastBlockInputs:
+    """What prompts cannot change of the tokens (B, L, D) that enter the last block, of either kind."""
     block = vision_blocks(clip)[-1]
     with torch.no_grad():
-        return LastBlockInputs(_project(block, sequence, 1), _project(block, sequence, 2), sequence[:, 0])
+        keys, values = keys_and_values(block, sequence)
+        if kind is KeysAndValues:
+            return KeysAndValues(keys, values)
+        token = sequence[:, 0]
+        query = queries(block, token)
+        with torch.autocast(sequence.device.type, enabled=False):  # a softmax of scores in half precision would weigh wrongly
+            scores = _scores(block, query, keys)
+            return ClassTokenInputs(token, query, scores.logsumexp(1), _weighted(scores.softmax(1), values))
 
 
-def _read_out(block: Any, token: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """The last block's output for one token (B, D) that attends to keys and values (B, L', D): one query instead of L'."""
-    heads = block.attn.num_heads
-    query, keys, values = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (_project(block, token, 0)[:, None], keys, values))
-    attended = scaled_dot_product_attention(query, keys, values).transpose(1, 2).flatten(2)[:, 0]
-    x: Tensor = token + block.ls_1(block.attn.out_proj(attended))
-    return x + cast(Tensor, block.ls_2(block.mlp(block.ln_2(x))))
+def _scores(block: Any, query: Tensor, keys: Tensor) -> Tensor:
+    """<query, key> / sqrt(D / heads), (B, L, heads), of a query of each image (B, D) and its keys (B, L, D)."""
+    products = _precise(query)[:, None] * _precise(keys)
+    by_head: Tensor = products.unflatten(-1, (block.attn.num_heads, -1))
+    return by_head.sum(-1) / math.sqrt(by_head.shape[-1])
+
+
+def _weighted(weights: Tensor, values: Tensor) -> Tensor:
+    """Values (B, L, D) as each head weighs them (B, L, heads), added up: (B, D)."""
+    by_head: Tensor = _precise(values).unflatten(-1, (weights.shape[-1], -1))
+    return (weights[..., None] * by_head).sum(1).flatten(1)
+
+
+def _precise(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 class FastDeepPromptedCLIP(DeepPromptedCLIP):
@@ -205,25 +244,28 @@ class FastDeepPromptedCLIP(DeepPromptedCLIP):
 
     def forward(self, inputs: Tensor | LastBlockInputs) -> Tensor:
         visual, blocks, prompt = self.clip.model.visual, vision_blocks(self.clip), self.prompt
-        if isinstance(inputs, LastBlockInputs):
-            tokens = prompt.tokens.to(inputs.keys.dtype)
-            batch = len(inputs.keys)
-            keys, values = (
-                torch.cat([cached, prompt.for_batch(_project(blocks[-1], tokens, part), batch)], dim=1)
-                for part, cached in ((1, inputs.keys), (2, inputs.values))
-            )
-            reads_prompt = prompt.readout == "first" and prompt.position == "front" and len(tokens) > 0
-            token = prompt.for_batch(tokens, batch)[:, 0] if reads_prompt else inputs.class_token
-            last = _read_out(blocks[-1], token, keys, values)[:, None]
-        else:
-            sequence = prompt.insert(inputs)
-            for block in blocks[prompt.block : -1]:
-                sequence = block(sequence)
-            if reads_one_token(self.clip):
-                keys, values = (_project(blocks[-1], sequence, part) for part in (1, 2))
-                last = _read_out(blocks[-1], sequence[:, prompt.readout_index], keys, values)[:, None]
-            else:
-                last = prompt.for_pooling(blocks[-1](sequence))
-        pooled, _ = visual._pool(last)
-        features = pooled if visual.proj is None else pooled @ visual.proj
-        return cosine_logits(normalize(features, dim=-1), self.text_features, self.clip.scale)
+        if not isinstance(inputs, Tensor):
+            token, attended = self._attention(blocks[-1], inputs)
+            return self.logits(image_features(visual, after_attention(blocks[-1], token, attended)[:, None]))
+        sequence = prompt.insert(inputs)
+        for block in blocks[prompt.block : -1]:
+            sequence = block(sequence)
+        if reads_one_token(visual):
+            return self.logits(read_out(visual, sequence, prompt.readout_index))
+        return self.logits(image_features(visual, prompt.for_pooling(blocks[-1](sequence))))
+
+    def _attention(self, block: Any, inputs: LastBlockInputs) -> tuple[Tensor, Tensor]:
+        """The token that is read out, as it enters the last block, and what it attends to, each (B, D)."""
+        prompt = self.prompt
+        if isinstance(inputs, KeysAndValues):
+            batch, tokens = len(inputs.keys), prompt.tokens.to(inputs.keys.dtype)
+            own = (prompt.for_batch(projected, batch) for projected in keys_and_values(block, tokens))
+            keys, values = (torch.cat(both, dim=1) for both in zip((inputs.keys, inputs.values), own, strict=True))
+            token = prompt.for_batch(tokens, batch)[:, 0]
+            return token, attend(block, queries(block, token), keys, values)
+        tokens = prompt.tokens.to(inputs.token.dtype)
+        keys, values = (prompt.for_batch(projected, len(inputs.token)) for projected in keys_and_values(block, tokens))
+        with torch.autocast(tokens.device.type, enabled=False):
+            scores = torch.cat([inputs.score[:, None], _scores(block, inputs.query, keys)], dim=1)
+            values = torch.cat([inputs.value[:, None], values], dim=1)
+            return inputs.token, _weighted(scores.softmax(1), values)
