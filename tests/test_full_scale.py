@@ -1359,6 +1359,33 @@ def test_a_gpu_is_measured_for_long_enough(monkeypatch: pytest.MonkeyPatch) -> N
     assert [len(rates) for rates in counted] == [2, 8]
 
 
+def test_a_short_training_is_measured_over_more_epochs_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CUDA a training whose epoch takes an eighth of two seconds is measured over 8 epochs, or as many as the run itself has;
+    evaluation, and a CPU, over one."""
+    recipes: list[Recipe] = []
+    monkeypatch.setattr("vp.bench.fit", lambda *given, **_: recipes.append(given[3]))
+    monkeypatch.setattr("vp.bench.per_image_correctness", lambda *_: recipes.append(Recipe(epochs=1)))
+    monkeypatch.setattr("vp.bench._flop_per_image", lambda *_: 1.0)
+    for name in ("build_model", "evaluation_batches", "training_batches"):
+        monkeypatch.setattr(f"vp.bench.{name}", lambda *_, **__: None)
+
+    def quarter_of_a_second(steps: dict[str, Callable[[], object]], **_: object) -> dict[str, list[float]]:
+        steps["work"]()
+        return {"work": [0.25 * recipes[-1].epochs]}
+
+    monkeypatch.setattr("vp.bench.time_each", quarter_of_a_second)
+    of = {scale: {work.name: work for work in works(scale)} for scale in ("mini", "full")}
+    for work, device, epochs in [
+        (of["full"]["deep prompt, k = 11"], "cuda", 8),
+        (of["mini"]["deep prompt, k = 11"], "cuda", 2),
+        (of["full"]["deep prompt, k = 11"], "cpu", 1),
+        (of["full"]["evaluation, resnet18"], "cuda", 1),
+    ]:
+        speed = measure(work, torch.device(device), images=2, batch=2)
+        assert recipes[-1].epochs == epochs
+        assert speed.images_per_s == pytest.approx(speed.images / 0.25)
+
+
 def test_a_gpu_is_measured_on_more_of_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """On CUDA what trains on kept activations is measured on ten times as many images, at most the run's own, kept from no one."""
     monkeypatch.setattr("vp.bench.time_each", lambda works, **_: {"work": [5.0]})

@@ -12,6 +12,7 @@ Rooms, in the order data flows; a module imports only from rooms above its own:
     models         frozen CLIP and its zero-shot head, networks to fine-tune, in full and in miniature; the seven networks of 1.1
     prompts        visual prompts, and PromptedCLIP = prompt + frozen CLIP + text features
     evaluation     per-image correctness, intervals, paired tests; what a network costs in time and memory
+    recording      training steps recorded once and replayed, where launching them is all the work
     training       the one training loop and its schedule
     graphs         adjacency and walks; convolution by node, by matrix, by messages; attention as a graph network
     experiments    every number of the report as one frozen Run

@@ -6,6 +6,7 @@ that performs the runs, on a few images.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from statistics import median
@@ -106,7 +107,10 @@ def random_images(scale: ScaleName, count: int, classes: int) -> ImageSet:
 
 
 def measure(work: Work, device: torch.device, images: int, batch: int, repeats: int = 3) -> Speed:
-    """How fast `work` goes: whole epochs of training on `images` images, or their evaluation, after one to warm up."""
+    """How fast `work` goes: whole epochs of training on `images` images, or their evaluation, after one to warm up.
+
+    On CUDA a training takes as many epochs as the run itself where it is short, because some of its steps are recorded first.
+    """
     run = vary(work.run, rehearsal=True)
     if device.type == "cuda" and work.trains and kept_for(run):
         images = min(10 * images, SIZES[run.scale]["train"])  # a GPU trains so fast on it that an epoch's two ends would count
@@ -126,10 +130,15 @@ def measure(work: Work, device: torch.device, images: int, batch: int, repeats: 
         def go() -> object:
             return per_image_correctness(model, batches, batch)
 
+    epochs = 1
+    if device.type == "cuda" and work.run.recipe and work.trains:
+        wanted = math.ceil(LEAST_SECONDS / time_each({"work": go}, repeats=1)["work"][0])
+        epochs = min(work.run.recipe.epochs, wanted)
+        recipe = replace(recipe, epochs=epochs)
     seconds = time_each({"work": go}, repeats=repeats)["work"]
     while device.type == "cuda" and sum(seconds) < LEAST_SECONDS:  # short measurements of a GPU say little
         seconds += time_each({"work": go}, repeats=repeats, warmup=0)["work"]
-    rates = sorted(images / s for s in seconds)
+    rates = sorted(images * epochs / s for s in seconds)
     return Speed(median(rates), rates[0], rates[-1], _flop_per_image(model, batches, min(batch, images), work.trains) / 1e9, images)
 
 

@@ -222,6 +222,7 @@ _CODE_OF_A_RUN = (
     "vp.prompts.deep",
     "vp.prompts.prompted",
     "vp.prompts.visual",
+    "vp.recording",
     "vp.runtime",
     "vp.training",
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from vp.evaluation.accuracy import halved, in_mode, per_image_correctness
 from vp.evaluation.batches import Batches
+from vp.recording import recorded
 from vp.runtime import VpError, mixed_precision, out_of_memory, precision
 
 
@@ -147,6 +149,7 @@ def fit(
     at_once = recipe.batch_size
     device = parameters[0].device
     scaler = GradScaler(device.type, enabled=precision(device) == torch.float16)
+    accumulate = recorded(model, partial(accumulate_gradient, model, scale=scaler.scale), device)
     learnt = learnt_state(model)
     best: dict[str, Tensor] = {}
     history: list[dict[str, float]] = []
@@ -164,7 +167,7 @@ def fit(
                     optimiser.zero_grad()
                     try:
                         parts = (train[some] for some in indices.split(at_once))
-                        losses.append(accumulate_gradient(model, parts, len(indices), scaler.scale))
+                        losses.append(accumulate(parts, len(indices)))
                         break
                     except (RuntimeError, MemoryError) as error:
                         if not out_of_memory(error):

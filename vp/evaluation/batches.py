@@ -45,7 +45,7 @@ class ImageBatches:
         return len(self.labels)
 
     def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        on_device = indices.to(self.labels.device)
+        on_device = indices.to(self.labels.device, non_blocking=True)  # a step need not wait for the one before
         inputs = self.preprocess(self.pixels[on_device])
         return (self.noise(inputs, indices) if self.noise else inputs), self.labels[on_device]
 
@@ -157,7 +157,7 @@ class ComputedBatches:
         return len(self.images)
 
     def __getitem__(self, indices: Tensor) -> tuple[Any, Tensor]:
-        on_device = indices.to(self.images.labels.device)
+        on_device = indices.to(self.images.labels.device, non_blocking=True)
         parts = self._computed(indices) if self.kept is None else tuple(part[on_device] for part in self.kept)
         return self.assemble(parts), self.images.labels[on_device]
 

@@ -254,6 +254,10 @@ class FastDeepPromptedCLIP(DeepPromptedCLIP):
             return self.logits(read_out(visual, sequence, prompt.readout_index))
         return self.logits(image_features(visual, prompt.for_pooling(blocks[-1](sequence))))
 
+    def repeats(self, inputs: Tensor | LastBlockInputs) -> bool:
+        """Does a step on such inputs launch the same few kernels whatever their values, so that it can be recorded?"""
+        return not isinstance(inputs, Tensor)
+
     def _attention(self, block: Any, inputs: LastBlockInputs) -> tuple[Tensor, Tensor]:
         """The token that is read out, as it enters the last block, and what it attends to, each (B, D)."""
         prompt = self.prompt
