@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -20,6 +21,7 @@ from tests.conformance.agree import agree
 from tests.controls import fine_tuning as controls
 from tests.strategies import pixels, seeds, tensor
 from vp.data import ImageSet, Preprocess
+from vp.downloads import weights_folder
 from vp.evaluation import Batches, FeatureBatches, FlippedAtRandom, ImageBatches, contrast_test, per_image_correctness
 from vp.experiments import HEADS, find_run, runs
 from vp.models import (
@@ -522,6 +524,33 @@ def test_resnet_18_is_given_what_the_report_gives_it(monkeypatch: pytest.MonkeyP
     assert all(torch.equal(value, weights[name]) for name, value in pretrained.network.state_dict().items())
     assert not pretrained.network.training
     assert pretrained.preprocess == Preprocess(224, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), "bilinear")
+
+
+@pytest.mark.parametrize("brought_by", ["python -m vp fetch", "torch.hub"])
+def test_torchvisions_weights_are_read_from_their_file(brought_by: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Weights in their file, here or where torch.hub has put them before, are those of the network of that name."""
+    monkeypatch.setenv("VP_HOME", str(tmp_path / "vp"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    folder = weights_folder() if brought_by == "python -m vp fetch" else Path(torch.hub.get_dir()) / "checkpoints"
+    folder.mkdir(parents=True)
+    saved = torchvision.models.get_model("shufflenet_v2_x0_5").state_dict()
+    torch.save(saved, tmp_path / "saved")
+    content = (tmp_path / "saved").read_bytes()
+    name = f"shufflenet-v2-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    (folder / name).write_bytes(content)
+    monkeypatch.setattr(fine_tuning, "network_source", lambda *_: f"https://somewhere/models/{name}")
+    found = load_network("shufflenet_v2_x0_5/IMAGENET1K_V1")
+    assert found.name == "shufflenet_v2_x0_5/IMAGENET1K_V1"
+    assert all(torch.equal(value, saved[key]) for key, value in found.network.state_dict().items())
+
+
+def test_the_miniature_network_with_random_weights_is_another() -> None:
+    """`mini-resnet/random` has the architecture of mini-resnet and other weights; each goes by its name."""
+    ours, random = load_network("mini-resnet"), load_network("mini-resnet/random")
+    assert (ours.name, random.name) == ("mini-resnet", "mini-resnet/random")
+    weights, others = ours.network.state_dict(), random.network.state_dict()
+    assert weights.keys() == others.keys()
+    assert not any(torch.equal(value, others[name]) for name, value in weights.items() if name.endswith("conv1.weight"))
 
 
 @pytest.mark.parametrize("network", [nn.Sequential(nn.Linear(3, 3), nn.ReLU()), nn.Conv2d(3, 3, 1), nn.Linear(3, 3)], ids=str)

@@ -585,6 +585,18 @@ def test_to_rgb_inverts_normalise() -> None:
         assert_to_rgb_inverts_normalise(controls.ForgetsTheMean(8))
 
 
+def test_to_rgb_stays_within_what_can_be_shown() -> None:
+    """A prompted or noisy image, which may be beyond black and white, is cut to them."""
+    shown = Preprocess(8).to_rgb(torch.tensor([-9.0, 9.0]).repeat(1, 3, 1, 1))
+    assert shown.flatten().tolist() == [0, 1] * 3
+
+
+@pytest.mark.parametrize("size", [4, 8])
+def test_resized_images_lie_in_memory_as_they_are_read(size: int) -> None:
+    """Resized images are contiguous, channel by channel, whether anything had to be resized or not."""
+    assert resize(pixels(0, 2, 3, 8, 8), size).is_contiguous()
+
+
 # -- image sets and splits -------------------------------------------------------------------------------------------------
 
 
