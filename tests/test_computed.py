@@ -28,7 +28,7 @@ from vp.experiments import Result, find_run, vary
 from vp.models import FineTunedFromFeatures, FrozenCLIP, load_clip, load_network
 from vp.performing import perform, training_batches
 from vp.prompts import DeepPrompt, FastDeepPromptedCLIP
-from vp.prompts.deep import Readout
+from vp.prompts.deep import ClassTokenInputs, KeysAndValues, Readout
 from vp.runtime import VpError, computing_in, home
 
 # Newer Pythons warn of forks beside threads; what a child does here waits for no lock of another thread.
@@ -537,6 +537,21 @@ def test_an_address_that_forgets_is_rejected(wrong: Address, clip: FrozenCLIP, m
     """An address made of names, or without precision and code, leads to what was computed otherwise."""
     with pytest.raises(AssertionError):
         assert_address_sees_what_matters(wrong, clip, monkeypatch)
+
+
+@every_file
+@pytest.mark.usefixtures("_new_session")
+def test_both_kinds_of_the_last_blocks_prefix_are_kept(clip: FrozenCLIP, counted: Computer) -> None:
+    """Runs that read out the class token, and runs that read out a prompt, take turns: each kind is computed once for all sessions."""
+    images = some_images()
+    for session in range(2):
+        performing._PREFIX.clear()
+        kinds = [
+            type(training_batches(deep(clip, 11, readout), images, CPU)[torch.arange(2)][0])
+            for readout in ("class", "first", "class", "first")
+        ]
+        assert kinds == [ClassTokenInputs, KeysAndValues] * 2, f"session {session}"
+        assert counted.count == 2
 
 
 def test_features_are_addressed_by_all_but_the_head() -> None:

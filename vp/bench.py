@@ -21,6 +21,7 @@ from vp.data.world import DOWNSTREAM_PX, DOWNSTREAM_SIZES
 from vp.evaluation import Batches, Subset, per_image_correctness, time_each
 from vp.experiments import SCALES, DeepTokens, Run, ScaleName, runs, vary
 from vp.performing import build_model, evaluation_batches, training_batches
+from vp.prompts.deep import reads_prompt
 from vp.runtime import mixed_precision, precision, provenance, seed_everything
 from vp.training import Recipe, accumulate_gradient, fit
 
@@ -64,8 +65,9 @@ def kind_of_training(run: Run) -> str | None:
         return " and ".join(("head", *run.head.stages)) + f", {run.head.statistics} statistics"
     if not isinstance(run.prompt, DeepTokens):
         return "visual prompt"
-    before_last = run.prompt.block == SCALES[run.scale].blocks[-1]
-    return f"deep prompt, k = {run.prompt.block}" + (", read out" if before_last and run.prompt.readout == "first" else "")
+    prompt, last = run.prompt, SCALES[run.scale].blocks[-1]
+    kept_otherwise = prompt.block == last and reads_prompt(prompt.n, prompt.position, prompt.readout)
+    return f"deep prompt, k = {prompt.block}" + (", prompt read out" if kept_otherwise else "")
 
 
 def kind_of_evaluation(run: Run) -> str:
@@ -109,7 +111,7 @@ def random_images(scale: ScaleName, count: int, classes: int) -> ImageSet:
 def measure(work: Work, device: torch.device, images: int, batch: int, repeats: int = 3) -> Speed:
     """How fast `work` goes: whole epochs of training on `images` images, or their evaluation, after one to warm up.
 
-    On CUDA a training takes as many epochs as the run itself where it is short, because some of its steps are recorded first.
+    On CUDA a training takes as many epochs as fill LEAST_SECONDS, at most the run's own: some record their steps first.
     """
     run = vary(work.run, rehearsal=True)
     if device.type == "cuda" and work.trains and kept_for(run):

@@ -20,13 +20,13 @@ from vp.runtime import NotAvailable, home, pick_device, precision
 from vp.store import store_folder
 
 ASSUMED_SHARE = 0.35  # of the matrix rate, where full scale is not measured: `python -m vp bench` measures it
-LEAST_SECONDS = 1e-5  # an image: a step of 128 takes a millisecond, however few its operations
+LEAST_SECONDS = 1e-5  # an image: a step of 128 takes a millisecond, however few its operations, unless it is recorded
 GFLOP = {  # 1e9 operations an image of each kind of full-scale work: what `python -m vp bench --json` counts
     "visual prompt": 16.3,
     "deep prompt, k = 0": 18.4,
     "deep prompt, k = 6": 8.5,
     "deep prompt, k = 11": 0.03,
-    "deep prompt, k = 11, read out": 0.03,
+    "deep prompt, k = 11, prompt read out": 0.03,
     "head, drifting statistics": 3.6,
     "head, frozen statistics": 0.0,
     "head and layer1, frozen statistics": 7.7,

@@ -95,7 +95,7 @@ def restore_model(run: Run, trained: Result, class_names: tuple[str, ...], devic
     return model
 
 
-_PREFIX: dict[tuple[str, str, int, torch.device], dict[type | None, PrefixBatches]] = {}
+_PREFIX: dict[tuple[str, str, int, torch.device], dict[type | None, PrefixBatches]] = {}  # of the last block there are two kinds
 
 
 def _training_prefix(images: ImageSet, clip: FrozenCLIP, prompt: DeepPrompt, device: torch.device, shared: bool) -> PrefixBatches:
@@ -105,8 +105,9 @@ def _training_prefix(images: ImageSet, clip: FrozenCLIP, prompt: DeepPrompt, dev
         _PREFIX.clear()
     kept, kind = _PREFIX.setdefault(key, {}), last_block_kind(clip, prompt)
     if kind not in kept:
-        # Before block 0 stands the patch embedding only, which costs next to nothing beside the training.
-        name = _address("prefix", images, clip, device, block=prompt.block, kind=str(kind)) if prompt.block and shared else None
+        name = None  # before block 0 stands the patch embedding only, which costs next to nothing beside the training
+        if prompt.block and shared:
+            name = _address("prefix", images, clip, device, block=prompt.block, kind=kind and kind.__name__)
         kept[kind] = PrefixBatches(ImageBatches(images, clip.preprocess, device), clip, prompt, name=name)
     return kept[kind]
 

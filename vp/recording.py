@@ -1,8 +1,8 @@
 """Training steps recorded once and replayed, where launching the kernels of a step takes longer than running them.
 
 With deep prompts before the last block a step is about a hundred small kernels. A CUDA graph launches them together; it reads its
-inputs from, and writes loss and gradients to, the memory that it was recorded with. What was recorded is compared with the plain
-step before it is used; where recording fails or the two differ, steps go on as they were, with a warning.
+inputs from, and writes loss and gradients to, the memory that it was recorded with. What was recorded is compared with a plain step
+on other images before it is used; where recording fails or the two differ, steps go on as they were, with a warning.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vp.runtime import out_of_memory
+from vp.prompts.deep import LastBlockInputs
 
 Part = tuple[Any, Tensor]  # inputs and labels
 Accumulate = Callable[[Iterable[Part], int], Tensor]  # adds the gradient of parts of a batch of so many examples; gives the loss
@@ -28,16 +28,17 @@ class NotRecordedWarning(UserWarning):
 
 def cuda_graph(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
     """Record what `step` launches: what comes back launches the same again, and gives back the same tensor with new values."""
-    before = torch.cuda.current_stream()
-    stream = torch.cuda.Stream()
-    stream.wait_stream(before)
-    with torch.cuda.stream(stream):  # libraries set themselves up at first calls, which cannot be recorded
-        for _ in range(3):
-            step()
-    before.wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        loss = step()
+    before, stream, graph = torch.cuda.current_stream(), torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    try:
+        stream.wait_stream(before)
+        with torch.cuda.stream(stream):  # libraries set themselves up at first calls, which cannot be recorded
+            for _ in range(3):
+                step()
+        with torch.cuda.graph(graph, stream=stream):
+            loss = step()
+        before.wait_stream(stream)
+    finally:
+        torch.cuda.set_stream(before)  # a recording that fails would leave its own
 
     def replay() -> Tensor:
         graph.replay()
@@ -46,70 +47,69 @@ def cuda_graph(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
     return replay
 
 
-RECORDERS: dict[str, Record] = {"cuda": cuda_graph}  # by type of device
+RECORDERS: dict[str, Record] = {"cuda": cuda_graph}  # by type of device; one that has failed is not tried again in this process
 
 
 def recorded(model: nn.Module, accumulate: Accumulate, device: torch.device) -> Accumulate:
-    """`accumulate`, recorded where the device can, for a `model` that says of its inputs that steps on them repeat (`repeats`)."""
-    if device.type not in RECORDERS or not hasattr(model, "repeats"):
-        return accumulate
-    return _Recorded(model, accumulate, RECORDERS[device.type])
+    """`accumulate` for `model`: where `device` can, steps on LastBlockInputs, of few kernels and always the same, are recorded.
 
+    Whole batches are replayed, one recording for each size; the first of a size, and parts of a batch, are computed as they come.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    steps: dict[int, _Step] = {}
 
-class _Recorded:
-    """Whole batches are replayed, one recording for each size; parts of a batch are computed as they come."""
-
-    def __init__(self, model: Any, accumulate: Accumulate, record: Record) -> None:
-        self.model, self.accumulate, self.record = model, accumulate, record
-        self.steps: dict[int, _Step | None] = {}
-
-    def __call__(self, parts: Iterable[Part], count: int) -> Tensor:
+    def recording(parts: Iterable[Part], count: int) -> Tensor:
         parts = iter(parts)
         inputs, labels = next(parts)
-        if len(labels) == count and self.model.repeats(inputs):
-            if count not in self.steps:
-                self.steps[count] = self._step(inputs, labels)
-            if step := self.steps[count]:
-                return step(inputs, labels)
-        return self.accumulate(chain([(inputs, labels)], parts), count)
+        whole = len(labels) == count and isinstance(inputs, LastBlockInputs)
+        if whole and count in steps:
+            return steps[count](inputs, labels)
+        loss = accumulate(chain([(inputs, labels)], parts), count)
+        plain = [loss, *(p.grad for p in parameters if p.grad is not None)]
+        if whole and device.type in RECORDERS and all(each.isfinite().all() for each in plain):  # float16 may begin too large
+            try:
+                steps[count] = _Step(accumulate, RECORDERS[device.type], parameters, inputs, labels, plain)
+            except RuntimeError as error:
+                del RECORDERS[device.type]
+                reason = str(error).partition("\n")[0]
+                what = f"steps are launched one by one, which takes longer: they could not be recorded ({reason})"
+                warnings.warn(what, NotRecordedWarning, stacklevel=3)
+            finally:
+                for p, gradient in zip(parameters, plain[1:], strict=True):
+                    p.grad = gradient
+        return loss
 
-    def _step(self, inputs: Any, labels: Tensor) -> _Step | None:
-        try:
-            return _Step(self.model, self.accumulate, self.record, inputs, labels)
-        except RuntimeError as error:
-            if out_of_memory(error):
-                raise
-            what = f"a step could not be recorded ({error}): its kernels are launched one by one, which takes longer"
-            warnings.warn(what, NotRecordedWarning, stacklevel=5)
-            return None
-        finally:
-            self.model.zero_grad()
+    return recording if device.type in RECORDERS else accumulate
 
 
 class _Step:
-    """A recorded step for batches of one size. Raises RuntimeError where it does not give what the plain step gives."""
+    """A recorded step for batches of one size. Raises RuntimeError where it does not give what a `plain` step has given."""
 
-    def __init__(self, model: nn.Module, accumulate: Accumulate, record: Record, inputs: Any, labels: Tensor) -> None:
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.given = (*(tensor.clone() for tensor in vars(inputs).values()), labels.clone())
+    def __init__(
+        self,
+        accumulate: Accumulate,
+        record: Record,
+        parameters: list[nn.Parameter],
+        inputs: LastBlockInputs,
+        labels: Tensor,
+        plain: list[Tensor],
+    ) -> None:
+        self.parameters = parameters
+        self.given = [torch.zeros_like(tensor) for tensor in (*vars(inputs).values(), labels)]  # others than it is compared on
         own_inputs, own_labels = type(inputs)(*self.given[:-1]), self.given[-1]
 
         def step() -> Tensor:
-            for p in self.parameters:
+            for p in parameters:
                 p.grad = None
             return accumulate([(own_inputs, own_labels)], len(own_labels))
 
-        expected = self._found(step())
         self.replay = record(step)
-        self.gradients = [p.grad for p in self.parameters]
-        for one, other in zip(self._found(self(inputs, labels)), expected, strict=True):
-            if not (one - other).norm() <= 0.01 * other.norm():
-                raise RuntimeError(f"it gave {one.norm():.6g} and the plain step {other.norm():.6g}")
+        self.gradients = [p.grad for p in parameters]
+        for found, expected in zip([self(inputs, labels), *(p.grad for p in parameters)], plain, strict=True):
+            if found is None or not (found - expected).norm() <= 0.01 * expected.norm():
+                raise RuntimeError("what was recorded gives another loss or gradient")
 
-    def _found(self, loss: Tensor) -> list[Tensor]:
-        return [loss, *(p.grad.clone() for p in self.parameters if p.grad is not None)]
-
-    def __call__(self, inputs: Any, labels: Tensor) -> Tensor:
+    def __call__(self, inputs: LastBlockInputs, labels: Tensor) -> Tensor:
         for own, new in zip(self.given, (*vars(inputs).values(), labels), strict=True):
             own.copy_(new)
         loss = self.replay().clone()

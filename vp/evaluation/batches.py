@@ -31,6 +31,11 @@ class Batches(Sized, Protocol):
         """The inputs and labels (B,) at `indices` (B,), on the device of the computation."""
 
 
+def _to(device: torch.device, indices: Tensor) -> Tensor:
+    """On CUDA a step need not wait for the one before. MPS may read what is copied without waiting after it was freed."""
+    return indices.to(device, non_blocking=device.type == "cuda")
+
+
 class ImageBatches:
     """An ImageSet on a device, preprocessed a batch at a time, with noise if given."""
 
@@ -45,7 +50,7 @@ class ImageBatches:
         return len(self.labels)
 
     def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        on_device = indices.to(self.labels.device, non_blocking=True)  # a step need not wait for the one before
+        on_device = _to(self.labels.device, indices)
         inputs = self.preprocess(self.pixels[on_device])
         return (self.noise(inputs, indices) if self.noise else inputs), self.labels[on_device]
 
@@ -157,7 +162,7 @@ class ComputedBatches:
         return len(self.images)
 
     def __getitem__(self, indices: Tensor) -> tuple[Any, Tensor]:
-        on_device = indices.to(self.images.labels.device, non_blocking=True)
+        on_device = _to(self.images.labels.device, indices)
         parts = self._computed(indices) if self.kept is None else tuple(part[on_device] for part in self.kept)
         return self.assemble(parts), self.images.labels[on_device]
 
@@ -186,8 +191,8 @@ class FeatureBatches(ComputedBatches):
 class PrefixBatches(ComputedBatches):
     """What FastDeepPromptedCLIP takes with a prompt like `prompt`: the tokens that enter its block, or LastBlockInputs.
 
-    N L D numbers, 4 bytes each, 2 in half precision: 27 MB for 4,000 images of mini-clip, 3.8 GB for 50,000 of ViT-B/32. For the
-    last block twice as many where a token of the prompt is read out, else N (3 D + heads): 3.1 MB and 0.3 GB.
+    N L D numbers of 4 bytes, 2 in half precision: 27 MB for 4,000 images of mini-clip, 3.8 GB for 50,000 of ViT-B/32. For the last
+    block twice as many where a token of the prompt is read out, else N (3 D + heads), some always of 4 bytes: 3.1 MB and 0.4 GB.
     """
 
     def __init__(self, images: ImageBatches, clip: FrozenCLIP, prompt: DeepPrompt, **kept: Any) -> None:
@@ -205,7 +210,9 @@ class PrefixBatches(ComputedBatches):
 
 
 def cache_bytes(device: torch.device) -> float:
-    """How much a process may keep of a prefix: VP_CACHE_GIB, or KEPT_SHARE of its part of a CUDA device's memory, or 4 GiB.
+    """How much a process may keep of one set of activations.
+
+    VP_CACHE_GIB, or KEPT_SHARE of its part of a CUDA device's memory, or 4 GiB.
 
     Raises VpError when VP_CACHE_GIB is no number of at least 0.
     """

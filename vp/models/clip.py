@@ -40,7 +40,8 @@ class FrozenCLIP(nn.Module):
     """An open_clip CLIP whose parameters never train, with its tokenizer and preprocessing.
 
     `self.model` is a copy of the one given, on the same parameters, its vision part quicker (vp.models.fast_blocks): hooks on
-    the one given are not called, and what is to be moved to another device is the FrozenCLIP.
+    the one given are not called, and what is to be moved to another device is the FrozenCLIP. Where the class token alone is read
+    out, `encode_image` does not call the last block as a whole: hooks on it are for `self.model.encode_image`.
 
     D is the width of the joint feature space (512 for ViT-B/32, 64 for mini-clip). `known_tokens` lists the tokens that its
     pre-training has seen, for models with a small vocabulary; None means all.

@@ -3,7 +3,7 @@
 Patches are embedded by a product, which goes backward in a third of the convolution's time. Attention projects queries, keys and
 values by one product, images first, where `nn.MultiheadAttention` copies to tokens first and back. QuickGELU goes backward by one
 kernel. Half precision is normalised as it is, where autocast would write it in float32 before and after.
-tests/test_2_1_zero_shot.py holds all to open_clip's own, values and gradients.
+tests/test_2_1_zero_shot.py holds all to open_clip's own: values, and in float32 gradients.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ class FusedQuickGELU(QuickGELU):  # type: ignore[misc]  # open_clip carries no t
 
 
 class SamePrecisionLayerNorm(LayerNorm):  # type: ignore[misc]  # open_clip carries no types
-    """open_clip's LayerNorm (..., D) that reads and writes the precision of its input: statistics are float32 within the kernel."""
+    """open_clip's LayerNorm (..., D) that reads and writes the precision of its input, to which weight and bias are rounded, too;
+    statistics are float32 within the kernel."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(x - mean) / sqrt(variance + eps) * weight + bias, over the last dimension."""

@@ -48,6 +48,11 @@ def vision_blocks(clip: FrozenCLIP) -> nn.ModuleList:
     return blocks
 
 
+def reads_prompt(n: int, position: Position, readout: Readout) -> bool:
+    """Is the token that is read out one of the n of a prompt?"""
+    return n > 0 and position == "front" and readout == "first"
+
+
 class DeepPrompt(nn.Module):
     """n learnt tokens of width D, N(0, 1) at first, the same for every image: D n parameters (768 n on ViT-B/32).
 
@@ -98,7 +103,7 @@ class DeepPrompt(nn.Module):
     @property
     def reads_prompt(self) -> bool:
         """Is the token that is read out one of the prompt's own?"""
-        return self.readout == "first" and self.position == "front" and len(self.tokens) > 0
+        return reads_prompt(len(self.tokens), self.position, self.readout)
 
     @property
     def readout_index(self) -> int:
@@ -158,7 +163,7 @@ class DeepPromptedCLIP(PromptedCLIP):
                 handle.remove()
 
     def forward(self, images: Tensor) -> Tensor:
-        with self._tokens_in_place():
+        with self._tokens_in_place():  # hooks, which the frozen CLIP's own encode_image would pass by in the last block
             features = self.clip.model.encode_image(images)
         return self.logits(features)
 
@@ -253,10 +258,6 @@ class FastDeepPromptedCLIP(DeepPromptedCLIP):
         if reads_one_token(visual):
             return self.logits(read_out(visual, sequence, prompt.readout_index))
         return self.logits(image_features(visual, prompt.for_pooling(blocks[-1](sequence))))
-
-    def repeats(self, inputs: Tensor | LastBlockInputs) -> bool:
-        """Does a step on such inputs launch the same few kernels whatever their values, so that it can be recorded?"""
-        return not isinstance(inputs, Tensor)
 
     def _attention(self, block: Any, inputs: LastBlockInputs) -> tuple[Tensor, Tensor]:
         """The token that is read out, as it enters the last block, and what it attends to, each (B, D)."""
