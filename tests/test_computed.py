@@ -542,7 +542,7 @@ def test_an_address_that_forgets_is_rejected(wrong: Address, clip: FrozenCLIP, m
 @every_file
 @pytest.mark.usefixtures("_new_session")
 def test_both_kinds_of_the_last_blocks_prefix_are_kept(clip: FrozenCLIP, counted: Computer) -> None:
-    """Runs that read out the class token, and runs that read out a prompt, take turns: each kind is computed once for all sessions."""
+    """Runs that read out the class token or a prompt take turns: each kind is computed once for all sessions."""
     images = some_images()
     for session in range(2):
         performing._PREFIX.clear()
