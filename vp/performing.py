@@ -216,7 +216,6 @@ _CODE_OF_A_RUN = (
     "vp.models.clip",
     "vp.models.fast_blocks",
     "vp.models.fine_tuning",
-    "vp.models.inputs",
     "vp.models.mini_clip",
     "vp.models.mini_resnet",
     "vp.models.vision",

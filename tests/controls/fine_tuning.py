@@ -13,7 +13,7 @@ from tests.conformance import ours
 from tests.controls import control
 from vp.evaluation import Batches, FeatureBatches, FlippedAtRandom, ImageBatches
 from vp.models import FineTunedFromFeatures, FineTunedNetwork, PretrainedNetwork
-from vp.models.inputs import input_of
+from vp.models.fine_tuning import input_of
 from vp.training import Fit, Recipe, fit, trained_parameters
 
 Build = Callable[[PretrainedNetwork, int], FineTunedNetwork]

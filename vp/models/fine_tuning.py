@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -19,7 +20,6 @@ from torch import Tensor, nn
 from vp.artifacts import content_hash
 from vp.data.preprocess import CIFAR100_MEAN, CIFAR100_STD, Preprocess
 from vp.downloads import matches, weights_folder
-from vp.models.inputs import input_of
 from vp.models.mini_resnet import PREPROCESS, load_mini_resnet, new_mini_resnet
 from vp.runtime import RANDOM, NotAvailable, VpError, own_random_stream
 
@@ -174,6 +174,31 @@ class FineTunedNetwork(nn.Module):
         """Preprocessed images (B, 3, S, S) to logits (B, K)."""
         logits: Tensor = self.network(images)
         return logits
+
+
+class _Reached(Exception):
+    """Ends a forward pass at a module, with what the module was given."""
+
+
+def input_of(module: nn.Module, run: Callable[[], object]) -> Tensor:
+    """The first argument that `run()` calls `module` with, where it ends; without gradients.
+
+    Raises LookupError when `run` ends without calling it.
+    """
+
+    def stop(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        raise _Reached(arguments[0])
+
+    handle = module.register_forward_pre_hook(stop)
+    try:
+        with torch.no_grad():
+            run()
+    except _Reached as reached:
+        given: Tensor = reached.args[0]
+        return given
+    finally:
+        handle.remove()
+    raise LookupError(f"{type(module).__name__} is never called")
 
 
 class FineTunedFromFeatures(FineTunedNetwork):
