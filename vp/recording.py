@@ -65,17 +65,18 @@ def recorded(model: nn.Module, accumulate: Accumulate, device: torch.device) -> 
         if whole and count in steps:
             return steps[count](inputs, labels)
         loss = accumulate(chain([(inputs, labels)], parts), count)
-        plain = [loss, *(p.grad for p in parameters if p.grad is not None)]
-        if whole and device.type in RECORDERS and all(each.isfinite().all() for each in plain):  # float16 may begin too large
+        gradients = {p: p.grad for p in parameters if p.grad is not None}
+        # The first gradients of float16 may be too large to compare.
+        if whole and device.type in RECORDERS and all(gradient.isfinite().all() for gradient in gradients.values()):
             try:
-                steps[count] = _Step(accumulate, RECORDERS[device.type], parameters, inputs, labels, plain)
+                steps[count] = _Step(accumulate, RECORDERS[device.type], inputs, labels, loss, gradients)
             except RuntimeError as error:
                 del RECORDERS[device.type]
                 reason = str(error).partition("\n")[0]
                 what = f"steps are launched one by one, which takes longer: they could not be recorded ({reason})"
                 warnings.warn(what, NotRecordedWarning, stacklevel=3)
             finally:
-                for p, gradient in zip(parameters, plain[1:], strict=True):
+                for p, gradient in gradients.items():
                     p.grad = gradient
         return loss
 
@@ -83,30 +84,31 @@ def recorded(model: nn.Module, accumulate: Accumulate, device: torch.device) -> 
 
 
 class _Step:
-    """A recorded step for batches of one size. Raises RuntimeError where it does not give what a `plain` step has given."""
+    """A recorded step for batches of one size. Raises RuntimeError where it does not give the loss and gradients of a plain one."""
 
     def __init__(
         self,
         accumulate: Accumulate,
         record: Record,
-        parameters: list[nn.Parameter],
         inputs: LastBlockInputs,
         labels: Tensor,
-        plain: list[Tensor],
+        loss: Tensor,
+        gradients: dict[nn.Parameter, Tensor],
     ) -> None:
-        self.parameters = parameters
+        self.parameters = list(gradients)
         self.given = [torch.zeros_like(tensor) for tensor in (*vars(inputs).values(), labels)]  # others than it is compared on
         own_inputs, own_labels = type(inputs)(*self.given[:-1]), self.given[-1]
 
         def step() -> Tensor:
-            for p in parameters:
+            for p in self.parameters:
                 p.grad = None
             return accumulate([(own_inputs, own_labels)], len(own_labels))
 
         self.replay = record(step)
-        self.gradients = [p.grad for p in parameters]
-        for found, expected in zip([self(inputs, labels), *(p.grad for p in parameters)], plain, strict=True):
-            if found is None or not (found - expected).norm() <= 0.01 * expected.norm():
+        self.gradients = [p.grad for p in self.parameters]
+        found = [self(inputs, labels), *(p.grad for p in self.parameters)]
+        for one, expected in zip(found, [loss, *gradients.values()], strict=True):
+            if one is None or not (one - expected).norm() <= 0.01 * expected.norm():
                 raise RuntimeError("what was recorded gives another loss or gradient")
 
     def __call__(self, inputs: LastBlockInputs, labels: Tensor) -> Tensor:
