@@ -237,6 +237,21 @@ def test_the_last_block_is_shortened_where_one_token_is_read(clip: FrozenCLIP) -
         assert not reads_one_token(visual)
 
 
+@pytest.mark.parametrize("block", range(BLOCKS))
+def test_one_token_of_the_last_block_is_computed(block: int) -> None:
+    """With a deep prompt before any block, one token an image passes through the last block's feed-forward layer."""
+    clip, prompt, seen = small_clip(), DeepPrompt(2, WIDTH, block), []
+    inputs, _ = PrefixBatches(
+        ImageBatches(ImageSet("some", "test", pixels(0, 3, 3, 16, 16), torch.zeros(3).long(), ("a",)), clip.preprocess),
+        clip,
+        prompt,
+    )[torch.arange(3)]
+    for one in clip.model.visual.transformer.resblocks:
+        one.mlp.register_forward_hook(lambda _, given, __: seen.append(given[0].numel() // WIDTH))
+    FastDeepPromptedCLIP(clip, NAMES, prompt=prompt)(inputs)
+    assert seen == [*[3 * (LENGTH + 2)] * (BLOCKS - 1 - block), 3]
+
+
 @given(seed=seeds, block=blocks, position=positions, readout=readouts)
 def test_no_tokens_change_no_bit(clip: FrozenCLIP, seed: int, block: int, position, readout) -> None:
     """With n = 0 the logits are exactly those of the vision transformer's own features."""

@@ -296,6 +296,9 @@ def test_deep_prompts_train_in_mixed_precision(
     with torch.no_grad(), mixed_precision(CPU):
         logits = model(batches[torch.arange(8)][0])
     assert logits.dtype == torch.float32
+    kept, _ = batches[torch.arange(1)]
+    for name, part in ({"tokens": kept} if isinstance(kept, Tensor) else vars(kept)).items():
+        assert part.dtype == (torch.float32 if name in ("score", "value") else dtype), name
     torch.testing.assert_close(logits, expected, atol=0.02 * float(clip.scale), rtol=0)
     recipe = Recipe("adam", learning_rate=0.05, warmup_steps=0, epochs=3, batch_size=4)
     history = fit(model, batches, batches, recipe, progress=False).history

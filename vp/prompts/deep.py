@@ -222,9 +222,8 @@ def last_block_inputs(clip: FrozenCLIP, sequence: Tensor, kind: type[LastBlockIn
             return KeysAndValues(keys, values)
         token = sequence[:, 0]
         query = queries(block, token)
-        with torch.autocast(sequence.device.type, enabled=False):  # a softmax of scores in half precision would weigh wrongly
-            scores = _scores(block, query, keys)
-            return ClassTokenInputs(token, query, scores.logsumexp(1), _weighted(scores.softmax(1), values))
+        scores = _scores(block, query, keys)
+        return ClassTokenInputs(token, query, scores.logsumexp(1), _weighted(scores.softmax(1), values))
 
 
 def _scores(block: Any, query: Tensor, keys: Tensor) -> Tensor:
@@ -241,6 +240,7 @@ def _weighted(weights: Tensor, values: Tensor) -> Tensor:
 
 
 def _precise(tensor: Tensor) -> Tensor:
+    """In no less than float32: a softmax of scores in half precision would weigh wrongly."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
@@ -270,7 +270,6 @@ class FastDeepPromptedCLIP(DeepPromptedCLIP):
             return token, attend(block, queries(block, token), keys, values)
         tokens = prompt.tokens.to(inputs.token.dtype)
         keys, values = (prompt.for_batch(projected, len(inputs.token)) for projected in keys_and_values(block, tokens))
-        with torch.autocast(tokens.device.type, enabled=False):
-            scores = torch.cat([inputs.score[:, None], _scores(block, inputs.query, keys)], dim=1)
-            values = torch.cat([inputs.value[:, None], values], dim=1)
-            return inputs.token, _weighted(scores.softmax(1), values)
+        scores = torch.cat([inputs.score[:, None], _scores(block, inputs.query, keys)], dim=1)
+        values = torch.cat([inputs.value[:, None], values], dim=1)
+        return inputs.token, _weighted(scores.softmax(1), values)
