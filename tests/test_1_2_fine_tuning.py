@@ -544,6 +544,27 @@ def test_torchvisions_weights_are_read_from_their_file(brought_by: str, monkeypa
     assert all(torch.equal(value, saved[key]) for key, value in found.network.state_dict().items())
 
 
+class Trap:
+    """Unpickled, it writes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_a_file_that_holds_more_than_weights_is_not_unpickled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What a file of weights would do on being unpickled is not done: the file is refused, with the command that cures it."""
+    monkeypatch.setattr(fine_tuning, "network_weights", lambda _: (tmp_path / "trap.pth", "sha256:"))
+    torch.save({"fc.weight": Trap(tmp_path / "sprung")}, tmp_path / "trap.pth")
+    with pytest.raises(
+        NotAvailable, match=r"trap.pth is damaged \(Weights only load failed.*: delete it and run `python -m vp fetch"
+    ):
+        load_network("resnet18/IMAGENET1K_V1")
+    assert not (tmp_path / "sprung").exists()
+
+
 def test_the_miniature_network_with_random_weights_is_another() -> None:
     """`mini-resnet/random` has the architecture of mini-resnet and other weights; each goes by its name."""
     ours, random = load_network("mini-resnet"), load_network("mini-resnet/random")

@@ -96,7 +96,11 @@ def _read_weights(name: str, url: str) -> dict[str, Tensor]:
         raise NotAvailable(f"the weights of {name} are not on this machine: run `python -m vp fetch {name}`")
     if not matches(path, checksum):
         raise NotAvailable(f"{path} is truncated or altered, its checksum is wrong: delete it and run `python -m vp fetch {name}`")
-    weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged files, and files that hold more than weights, make the reader raise many types
+        reason = str(error).partition("\n")[0]
+        raise NotAvailable(f"{path} is damaged ({reason}): delete it and run `python -m vp fetch {name}`") from error
     return weights
 
 
