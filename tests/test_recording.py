@@ -11,6 +11,7 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
 from tests.small_clip import BLOCKS, WIDTH, small_model, tokenizer
 from tests.strategies import pixels
@@ -175,13 +176,16 @@ def test_steps_are_recorded_once_they_are_finite(clip: FrozenCLIP, monkeypatch: 
 
 
 def test_only_short_steps_are_recorded(clip: FrozenCLIP, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts of a batch, steps through earlier blocks, and visual prompts, which may draw, are computed as they come."""
+    """Parts of a batch, what is added to a gradient, steps through earlier blocks, and visual prompts, which may draw, are computed
+    as they come."""
     calls: list[str] = []
     model, batches = deep(clip, BLOCKS - 1, "class", DeepPrompt)
     monkeypatch.setitem(recording.RECORDERS, "cpu", in_place(model, calls))
     step = recorded(model, partial(accumulate_gradient, model), CPU)
     step((batches[some] for some in torch.arange(4).split(2)), 4)
-    parts = model.prompt.tokens.grad
+    parts = model.prompt.tokens.grad.clone()
+    step([batches[torch.arange(4)]], 4)
+    torch.testing.assert_close(model.prompt.tokens.grad, 2 * parts)
     assert calls == []
     model.zero_grad()
     step([batches[torch.arange(4)]], 4)
@@ -199,19 +203,24 @@ def test_only_short_steps_are_recorded(clip: FrozenCLIP, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("readout", ["class", "first"])
 def test_a_cuda_graph_trains_what_plain_steps_train(readout: Readout, clip: FrozenCLIP, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU two epochs of recorded steps give the losses and weights of plain ones, without a warning."""
-    device, on_gpu, fits = torch.device("cuda"), deepcopy(clip).to("cuda"), []
-    for recorder in (recording.cuda_graph, None):
-        if recorder is None:
+    device, on_gpu, fits, calls = torch.device("cuda"), deepcopy(clip).to("cuda"), [], []
+    monkeypatch.setitem(recording.RECORDERS, "cuda", lambda step: calls.append(1) or recording.cuda_graph(step))
+    for plain in (False, True):
+        if plain:
             monkeypatch.delitem(recording.RECORDERS, "cuda")
         model, batches = deep(on_gpu, BLOCKS - 1, readout, DeepPrompt, device)
         with warnings.catch_warnings():
             warnings.simplefilter("error", NotRecordedWarning)
             fits.append(trained(model, batches))
+    assert len(calls) == 2  # batches of 4 and of 3
+    for one, other in zip(*(fitted.history for fitted in fits), strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=0.02)
     for name, value in fits[0].last.items():
         torch.testing.assert_close(value, fits[1].last[name], rtol=0.02, atol=0.02)
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(TorchVersion(torch.__version__) < "2.14", reason="a torch that does not clean up after a failed capture")
 def test_a_gpu_goes_on_after_a_recording_that_fails(clip: FrozenCLIP, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step that waits for the device cannot be captured: it leaves the stream as it was, and training goes on."""
     monkeypatch.setitem(recording.RECORDERS, "cuda", recording.cuda_graph)  # which is put back afterwards
@@ -223,7 +232,7 @@ def test_a_gpu_goes_on_after_a_recording_that_fails(clip: FrozenCLIP, monkeypatc
         loss.item()
         return loss
 
-    with pytest.warns(NotRecordedWarning):
+    with pytest.warns(NotRecordedWarning, match="capturing"):
         recorded(model, waits, device)([batches[torch.arange(4)]], 4)
     assert torch.cuda.current_stream() == stream
     assert trained(model, batches).history[-1]["loss"] > 0

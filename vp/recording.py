@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from itertools import chain
 from typing import Any
 
@@ -26,9 +27,15 @@ class NotRecordedWarning(UserWarning):
     """A step could not be recorded: its kernels are launched one by one, which takes longer."""
 
 
+@lru_cache(maxsize=1)
+def _side_stream() -> torch.cuda.Stream:
+    """One for all recordings of a process: libraries keep working memory for each stream that they have seen."""
+    return torch.cuda.Stream()
+
+
 def cuda_graph(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
     """Record what `step` launches: what comes back launches the same again, and gives back the same tensor with new values."""
-    before, stream, graph = torch.cuda.current_stream(), torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    before, stream, graph = torch.cuda.current_stream(), _side_stream(), torch.cuda.CUDAGraph()
     try:
         stream.wait_stream(before)
         with torch.cuda.stream(stream):  # libraries set themselves up at first calls, which cannot be recorded
@@ -53,7 +60,8 @@ RECORDERS: dict[str, Record] = {"cuda": cuda_graph}  # by type of device; one th
 def recorded(model: nn.Module, accumulate: Accumulate, device: torch.device) -> Accumulate:
     """`accumulate` for `model`: where `device` can, steps on LastBlockInputs, of few kernels and always the same, are recorded.
 
-    Whole batches are replayed, one recording for each size; the first of a size, and parts of a batch, are computed as they come.
+    Whole batches are replayed, one recording for each size; the first of a size, parts of a batch, and what is to be added to
+    gradients that there are, are computed as they come.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     steps: dict[int, _Step] = {}
@@ -61,7 +69,8 @@ def recorded(model: nn.Module, accumulate: Accumulate, device: torch.device) -> 
     def recording(parts: Iterable[Part], count: int) -> Tensor:
         parts = iter(parts)
         inputs, labels = next(parts)
-        whole = len(labels) == count and isinstance(inputs, LastBlockInputs)
+        alone = all(p.grad is None for p in parameters)
+        whole = alone and len(labels) == count and isinstance(inputs, LastBlockInputs)
         if whole and count in steps:
             return steps[count](inputs, labels)
         loss = accumulate(chain([(inputs, labels)], parts), count)
@@ -72,7 +81,7 @@ def recorded(model: nn.Module, accumulate: Accumulate, device: torch.device) -> 
                 steps[count] = _Step(accumulate, RECORDERS[device.type], inputs, labels, loss, gradients)
             except RuntimeError as error:
                 del RECORDERS[device.type]
-                reason = str(error).partition("\n")[0]
+                reason = str(error.__context__ or error).partition("\n")[0]  # ending a recording that failed fails, too
                 what = f"steps are launched one by one, which takes longer: they could not be recorded ({reason})"
                 warnings.warn(what, NotRecordedWarning, stacklevel=3)
             finally:
