@@ -154,7 +154,7 @@ def test_gradients_must_be_those_of_a_plain_step(clip: FrozenCLIP, monkeypatch: 
     monkeypatch.setitem(recording.RECORDERS, "cpu", lost)
     plain = partial(accumulate_gradient, model)
     with pytest.warns(NotRecordedWarning, match="another loss or gradient"):
-        loss = recorded(model, plain, CPU)([batch], 4)
+        loss = recorded(plain, [tokens], CPU)([batch], 4)
     found = tokens.grad
     model.zero_grad()
     assert torch.equal(loss, plain([batch], 4))
@@ -167,7 +167,7 @@ def test_steps_are_recorded_once_they_are_finite(clip: FrozenCLIP, monkeypatch: 
     model, batches = deep(clip, BLOCKS - 1, "class", DeepPrompt)
     monkeypatch.setitem(recording.RECORDERS, "cpu", in_place(model, calls))
     scales = [math.inf, 1.0, 1.0, 1.0]
-    step = recorded(model, partial(accumulate_gradient, model, scale=lambda loss: loss * scales[0]), CPU)
+    step = recorded(partial(accumulate_gradient, model, scale=lambda loss: loss * scales[0]), [model.prompt.tokens], CPU)
     for expected in ([], ["recorded", "replayed"]):
         model.zero_grad()
         step([batches[torch.arange(4)]], 4)
@@ -181,7 +181,7 @@ def test_only_short_steps_are_recorded(clip: FrozenCLIP, monkeypatch: pytest.Mon
     calls: list[str] = []
     model, batches = deep(clip, BLOCKS - 1, "class", DeepPrompt)
     monkeypatch.setitem(recording.RECORDERS, "cpu", in_place(model, calls))
-    step = recorded(model, partial(accumulate_gradient, model), CPU)
+    step = recorded(partial(accumulate_gradient, model), [model.prompt.tokens], CPU)
     step((batches[some] for some in torch.arange(4).split(2)), 4)
     parts = model.prompt.tokens.grad.clone()
     step([batches[torch.arange(4)]], 4)
@@ -195,7 +195,7 @@ def test_only_short_steps_are_recorded(clip: FrozenCLIP, monkeypatch: pytest.Mon
     trained(*deep(clip, 1, "class", DeepPrompt))
     visual = PromptedCLIP(clip, NAMES, prompt=FixedPatch(2, 16))
     images = ImageBatches(ImageSet("some", "train", pixels(0, 4, 3, 16, 16), torch.arange(4) % 2, NAMES), clip.preprocess)
-    recorded(visual, partial(accumulate_gradient, visual), CPU)([images[torch.arange(4)]], 4)
+    recorded(partial(accumulate_gradient, visual), [visual.prompt.patch], CPU)([images[torch.arange(4)]], 4)
     assert calls == []
 
 
@@ -233,6 +233,6 @@ def test_a_gpu_goes_on_after_a_recording_that_fails(clip: FrozenCLIP, monkeypatc
         return loss
 
     with pytest.warns(NotRecordedWarning, match="capturing"):
-        recorded(model, waits, device)([batches[torch.arange(4)]], 4)
+        recorded(waits, [model.prompt.tokens], device)([batches[torch.arange(4)]], 4)
     assert torch.cuda.current_stream() == stream
     assert trained(model, batches).history[-1]["loss"] > 0

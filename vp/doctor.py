@@ -36,9 +36,7 @@ GFLOP = {  # 1e9 operations an image of each kind of full-scale work: what `pyth
 }
 LAPTOP = "pytest -m gpu --device cpu --limit 1000 -k table_1_zero_shot"  # collects what trains nothing
 LEAST_GIB = 4.0  # of a GPU: what training the padding prompt of ViT-B/32 takes in batches of 128
-KEPT_GIB = (
-    50_000 * (2 * 50 + 4) * 768 * 2 / 2**30
-)  # what deep prompts keep for the last block: keys and values, and ClassTokenInputs
+KEPT_GIB = 50_000 * (2 * 50 + 4) * 768 * 2 / 2**30  # of deep prompts for the last block: KeysAndValues and ClassTokenInputs
 
 
 def examine(device_name: str, say: Callable[[str], None]) -> None:

@@ -1,8 +1,8 @@
 """Training steps recorded once and replayed, where launching the kernels of a step takes longer than running them.
 
 With deep prompts before the last block a step is about a hundred small kernels. A CUDA graph launches them together; it reads its
-inputs from, and writes loss and gradients to, the memory that it was recorded with. What was recorded is compared with a plain step
-on other images before it is used; where recording fails or the two differ, steps go on as they were, with a warning.
+inputs from, and writes loss and gradients to, the memory that it was recorded with. A step is recorded on zeros and compared with a
+plain step on a batch before it is used; where recording fails or the two differ, steps go on as they were, with a warning.
 """
 
 from __future__ import annotations
@@ -57,26 +57,26 @@ def cuda_graph(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
 RECORDERS: dict[str, Record] = {"cuda": cuda_graph}  # by type of device; one that has failed is not tried again in this process
 
 
-def recorded(model: nn.Module, accumulate: Accumulate, device: torch.device) -> Accumulate:
-    """`accumulate` for `model`: where `device` can, steps on LastBlockInputs, of few kernels and always the same, are recorded.
+def recorded(accumulate: Accumulate, parameters: list[nn.Parameter], device: torch.device) -> Accumulate:
+    """`accumulate` to `parameters`: where `device` can, steps on LastBlockInputs, of few kernels and always the same, are recorded.
 
     Whole batches are replayed, one recording for each size; the first of a size, parts of a batch, and what is to be added to
     gradients that there are, are computed as they come.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
     steps: dict[int, _Step] = {}
 
     def recording(parts: Iterable[Part], count: int) -> Tensor:
         parts = iter(parts)
         inputs, labels = next(parts)
-        alone = all(p.grad is None for p in parameters)
-        whole = alone and len(labels) == count and isinstance(inputs, LastBlockInputs)
-        if whole and count in steps:
+        whole = len(labels) == count and all(p.grad is None for p in parameters)
+        if not whole or not isinstance(inputs, LastBlockInputs):
+            return accumulate(chain([(inputs, labels)], parts), count)
+        if count in steps:
             return steps[count](inputs, labels)
-        loss = accumulate(chain([(inputs, labels)], parts), count)
+        loss = accumulate([(inputs, labels)], count)
         gradients = {p: p.grad for p in parameters if p.grad is not None}
         # The first gradients of float16 may be too large to compare.
-        if whole and device.type in RECORDERS and all(gradient.isfinite().all() for gradient in gradients.values()):
+        if device.type in RECORDERS and all(gradient.isfinite().all() for gradient in gradients.values()):
             try:
                 steps[count] = _Step(accumulate, RECORDERS[device.type], inputs, labels, loss, gradients)
             except RuntimeError as error:

@@ -149,7 +149,7 @@ def fit(
     at_once = recipe.batch_size
     device = parameters[0].device
     scaler = GradScaler(device.type, enabled=precision(device) == torch.float16)
-    accumulate = recorded(model, partial(accumulate_gradient, model, scale=scaler.scale), device)
+    accumulate = recorded(partial(accumulate_gradient, model, scale=scaler.scale), parameters, device)
     learnt = learnt_state(model)
     best: dict[str, Tensor] = {}
     history: list[dict[str, float]] = []

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vp.models import FrozenCLIP
-from vp.models.vision import after_attention, attend, image_features, keys_and_values, queries, read_out
+from vp.models.vision import attend, features_of_token, keys_and_values, queries, read_out
 from vp.prompts import deep
 from vp.prompts.deep import ClassTokenInputs, vision_blocks
 
@@ -23,8 +23,7 @@ def first_patch(visual: Any, sequence: Tensor) -> Tensor:
 
 def _features(visual: Any, sequence: Tensor, query: Tensor, keys: Tensor, values: Tensor, shortcut: float = 1.0) -> Tensor:
     block = visual.transformer.resblocks[-1]
-    attended = attend(block, query, keys, values)
-    return image_features(visual, after_attention(block, shortcut * sequence[:, 0], attended)[:, None])
+    return features_of_token(visual, shortcut * sequence[:, 0], attend(block, query, keys, values))
 
 
 def query_not_normalised(visual: Any, sequence: Tensor) -> Tensor:

@@ -83,8 +83,13 @@ def image_features(visual: Any, sequence: Tensor) -> Tensor:
     return pooled if visual.proj is None else pooled @ visual.proj
 
 
+def features_of_token(visual: Any, token: Tensor, attended: Tensor) -> Tensor:
+    """The tower's features (B, D') of the token that is read out (B, D), from what it attends to in the last block (B, D)."""
+    return image_features(visual, after_attention(visual.transformer.resblocks[-1], token, attended)[:, None])
+
+
 def read_out(visual: Any, sequence: Tensor, index: int = 0) -> Tensor:
     """The features (B, D') of the token at `index`, from the sequence (B, L, D) that enters the last block."""
     block, token = visual.transformer.resblocks[-1], sequence[:, index]
     attended = attend(block, queries(block, token), *keys_and_values(block, sequence))
-    return image_features(visual, after_attention(block, token, attended)[:, None])
+    return features_of_token(visual, token, attended)

@@ -21,8 +21,8 @@ from torch.nn.functional import normalize
 
 from vp.models.clip import DEFAULT_TEMPLATE, FrozenCLIP, cosine_logits
 from vp.models.vision import (
-    after_attention,
     attend,
+    features_of_token,
     image_features,
     keys_and_values,
     queries,
@@ -250,8 +250,7 @@ class FastDeepPromptedCLIP(DeepPromptedCLIP):
     def forward(self, inputs: Tensor | LastBlockInputs) -> Tensor:
         visual, blocks, prompt = self.clip.model.visual, vision_blocks(self.clip), self.prompt
         if not isinstance(inputs, Tensor):
-            token, attended = self._attention(blocks[-1], inputs)
-            return self.logits(image_features(visual, after_attention(blocks[-1], token, attended)[:, None]))
+            return self.logits(features_of_token(visual, *self._attention(blocks[-1], inputs)))
         sequence = prompt.insert(inputs)
         for block in blocks[prompt.block : -1]:
             sequence = block(sequence)
