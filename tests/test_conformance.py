@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from tests.conformance import table
 from tests.conformance.agree import agree
 from tests.conformance.foreign import Complaint, Foreign, GivenUp, Marks, NotClaimed, load
 from tests.conformance.names import NAMES
+from tests.conformance.options import split_label
 from tests.conformance.plugin import _example, _message
 from tests.conformance.subject import Ours, Subject
 from tests.sessions import Session, conform
@@ -96,6 +98,23 @@ def test_names_may_be_in_a_file_a_module_or_an_object_of_either(tmp_path: Path) 
         load("tests.conformance.ours:worst")
     with pytest.raises(Complaint, match="there is no file"):
         load(str(tmp_path / "nothing.py"))
+
+
+@pytest.mark.parametrize(
+    ("label", "parts"),
+    [
+        ("a/b.py", ("a/b.py", "")),
+        ("b.py:Best", ("b.py", "Best")),
+        (r"C:\a\b.py", (r"C:\a\b.py", "")),
+        (r"C:\a\b.py:Best", (r"C:\a\b.py", "Best")),
+        ("package.module", ("package.module", "")),
+        ("package.module:Best", ("package.module", "Best")),
+        ("module:two.parts", ("module", "two.parts")),
+    ],
+)
+def test_a_label_is_split_at_the_colon_of_its_object(label: str, parts: tuple[str, str]) -> None:
+    """What holds the names stands behind a file or module; the colon of a drive is no such colon."""
+    assert split_label(label) == parts
 
 
 def test_nothing_of_ours_stands_in_for_a_missing_name(solution) -> None:
@@ -185,6 +204,33 @@ def test_solutions_do_not_reach_each_other(tmp_path: Path) -> None:
     assert "utils" not in sys.modules
 
 
+def test_what_is_installed_beside_solutions_is_imported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A virtual environment in the folder of two solutions holds nobody's own modules: some cannot be imported twice."""
+    installed = tmp_path / ".venv/lib/python3.11/site-packages"
+    installed.mkdir(parents=True)
+    write(installed / "only_once_for_a_test.py", "")
+    monkeypatch.syspath_prepend(installed)
+    found = []
+    for name in ("first", "second"):
+        code = "import only_once_for_a_test\ndef split(count, share, seed): return [id(only_once_for_a_test)], []"
+        foreign = Foreign(write(tmp_path / f"{name}.py", code), Marks(tmp_path / "marks", name), 9)
+        found.append(foreign.split(1, 0.5, 0))
+    assert found == [([id(sys.modules.pop("only_once_for_a_test"))], [])] * 2
+
+
+def test_folders_of_like_names_and_packages_without_init_are_told_apart(tmp_path: Path) -> None:
+    """`team1` is not above `team10`, and a package without `__init__.py` is as much a solution's own as any module."""
+    found = {}
+    for name in ("team1", "team10"):
+        (tmp_path / name / "parts").mkdir(parents=True)
+        write(tmp_path / name / "parts/which.py", f"name = '{name}'")
+        code = "import parts.which\ndef split(count, share, seed): return [parts.which.name], []"
+        found[name] = Foreign(write(tmp_path / name / "sol.py", code), Marks(tmp_path / "marks", name), 9)
+    for name, foreign in found.items():
+        assert foreign.split(1, 0.5, 0) == ([name], [])
+        assert "parts" not in sys.modules
+
+
 def test_what_is_not_implemented_is_not_claimed(solution) -> None:
     """An argument that a solution declines, by NotImplementedError, is not claimed: no failure, and told."""
     with pytest.raises(NotClaimed, match=r"split\(5, 0.2, 0\) is not implemented: seeds"):
@@ -213,14 +259,17 @@ def test_a_right_solution_is_itself(solution) -> None:
         lambda given: given[2].add_edge(0, 1),
         lambda given: given[3].append(1),
         lambda given: given[3][0].zero_(),
+        lambda given: given[4][0][1].update(weight=9),
+        lambda given: given[5].__setitem__(0, "sea lion"),
     ],
-    ids=["tensor", "array", "graph", "list", "tensor in a list"],
+    ids=["tensor", "array", "graph", "list", "tensor in a list", "weight of an edge", "name in a list"],
 )
 def test_changes_to_any_input_are_seen(change: Callable[[Any], Any]) -> None:
     """Tensors, arrays, graphs and lists that a solution was given are compared with what they were."""
     from tests.conformance.foreign import _changed, _snapshot
 
-    given = [torch.zeros(2), np.zeros(2), nx.empty_graph(3), [torch.ones(2)]]
+    names = ["sea_lion", math.nan]
+    given = [torch.zeros(2), np.zeros(2), nx.empty_graph(3), [torch.ones(2)], nx.path_graph(2), names]
     before = _snapshot(given)
     assert not _changed(given, before)
     change(given)

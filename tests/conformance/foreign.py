@@ -16,6 +16,7 @@ import io
 import os
 import signal
 import sys
+import sysconfig
 import threading
 import traceback
 import warnings
@@ -33,6 +34,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from tests.conformance.names import NAMES, Check, described
+from tests.conformance.options import split_label
 
 GRACE_S = 5.0  # from the first, polite end of a call to that of its process
 IMPORT_LIMITS = 6  # how many limits of a call an import may take
@@ -94,11 +96,19 @@ class Ground:
             ours.restore()
             sys.path[:] = path
             if self.path and len(sys.modules) > len(before):
-                new = [name for name in sys.modules if name not in before and self._is_own(sys.modules[name])]
+                new = [name for name in sys.modules if name not in before and self._is_own(name, sys.modules[name])]
                 self.modules.update({name: sys.modules.pop(name) for name in new})
 
-    def _is_own(self, module: ModuleType) -> bool:
-        return any(str(getattr(module, "__file__", None)).startswith(folder) for folder in self.path)
+    def _is_own(self, name: str, module: ModuleType) -> bool:
+        """Lies it in the solution's folder? What is installed there, as in `.venv`, and this project are everybody's."""
+        place = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
+        if place is None or name.partition(".")[0] in ("vp", "tests") or _is_installed(Path(place)):
+            return False
+        return any(Path(place).is_relative_to(folder) for folder in self.path)
+
+
+def _is_installed(file: Path) -> bool:
+    return not {"site-packages", "dist-packages"}.isdisjoint(file.parts) or file.is_relative_to(sysconfig.get_path("stdlib"))
 
 
 class _Settings:
@@ -144,7 +154,7 @@ class Foreign:
 
     def __init__(self, label: str, marks: Marks, limit_s: float) -> None:
         self.label, self.marks, self.limit_s = label, marks, limit_s
-        place = label.partition(":")[0]
+        place, _ = split_label(label)
         self.ground = Ground(Path(place).resolve().parent if place.endswith(".py") else None)
         self._targets: dict[str, Any] | None = None
 
@@ -202,7 +212,7 @@ class Foreign:
 
 def load(label: str) -> Any:
     """What holds the names of a solution. Raises whatever its import raises, Complaint when there is no such thing."""
-    place, _, attribute = label.partition(":")
+    place, attribute = split_label(label)
     if place.endswith(".py"):
         path = Path(place).resolve()
         if not path.is_file():
@@ -304,10 +314,16 @@ def _snapshot(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.copy()
     if isinstance(value, nx.Graph):
-        return list(value.nodes(data=True)), list(value.edges(data=True))
+        return _nodes_and_edges(value)
     if isinstance(value, dict):
         return dict(value)
-    return [_snapshot(one) for one in value] if isinstance(value, list | tuple) else None
+    return [_snapshot(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _nodes_and_edges(graph: nx.Graph) -> tuple[list[Any], list[Any]]:
+    """With copies of what each carries, in their order."""
+    nodes = [(node, dict(carried)) for node, carried in graph.nodes(data=True)]
+    return nodes, [(u, v, dict(carried)) for u, v, carried in graph.edges(data=True)]
 
 
 def _changed(value: Any, before: Any) -> bool:
@@ -316,12 +332,10 @@ def _changed(value: Any, before: Any) -> bool:
     if isinstance(value, np.ndarray):
         return not np.array_equal(value, before)
     if isinstance(value, nx.Graph):
-        return (list(value.nodes(data=True)), list(value.edges(data=True))) != before
-    if isinstance(value, dict):
-        return value != before
+        return _nodes_and_edges(value) != before
     if isinstance(value, list | tuple):
         return len(value) != len(before) or any(_changed(one, kept) for one, kept in zip(value, before, strict=True))
-    return False
+    return value is not before and bool(value != before)
 
 
 def _why(error: BaseException, limit_s: float) -> str:

@@ -20,6 +20,13 @@ def add_options(group: pytest.OptionGroup) -> None:
     group.addoption("--time-limit", type=float, default=10.0, metavar="S", help="with --impl: seconds for one call of a solution")
 
 
+def split_label(label: str) -> tuple[str, str]:
+    """The file or module of a solution, and what in it holds the names: "" for all of it. A drive's colon is the file's own."""
+    found = re.fullmatch(r"(.+\.py)(?::(\w+))?", label) or re.fullmatch(r"([^:]*):?(.*)", label)
+    assert found is not None
+    return found[1], found[2] or ""
+
+
 def names_of(item: pytest.Item) -> tuple[str, ...]:
     """The public names that a test speaks of; {name} in a marker is a parameter of the test."""
     parameters = getattr(getattr(item, "callspec", None), "params", {})

@@ -13,7 +13,7 @@ import hypothesis
 import pytest
 
 from tests.conformance import table
-from tests.conformance.options import names_of
+from tests.conformance.options import names_of, split_label
 
 ROW = "vp_row"
 SPECIFIES = "@pytest.mark.specifies("
@@ -36,7 +36,8 @@ class Conformance:
             raise pytest.UsageError(f"--time-limit {config.getoption('--time-limit')}: give seconds above 0")
         if not self.is_worker:
             for label in self.solutions:
-                if label.partition(":")[0].endswith(".py") and not Path(label.partition(":")[0]).is_file():
+                place, _ = split_label(label)
+                if place.endswith(".py") and not Path(place).is_file():
                     raise pytest.UsageError(f"--impl {label}: there is no such file")
             self._scratch = tempfile.TemporaryDirectory(prefix="vp-conformance-")
             self.marks = Path(self._scratch.name)
