@@ -29,5 +29,5 @@ def test_validation_accuracy_by_learning_rate(run) -> None:
         tried = replace(run, recipe=replace(run.recipe, learning_rate=rate))
         model = build_model(tried, load_images(run.dataset, "train").class_names)
         fitted = train(tried, model, seed=0, device=torch.device("cpu"), progress=False)
-        epochs = " ".join(f"{100 * row['validation_top1']:.1f}" for row in fitted.history)
+        epochs = " ".join(f"{100 * row['validation_accuracy']:.1f}" for row in fitted.history)
         print(f"\n{run.name:<16} rate {rate:<6.4g} validation top-1 by epoch: {epochs}", end="")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import nullcontext
 from copy import deepcopy
 from functools import cache
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ from open_clip import CLIP
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from torch import Tensor
 from torch.nn.functional import normalize
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.conformance.agree import agree
 from tests.controls import fast_blocks as controls
@@ -199,13 +203,78 @@ def test_the_faster_blocks_are_open_clips_in_less_precision(dtype: torch.dtype) 
     assert_open_clips_features_in(dtype)
 
 
-def test_a_residual_tower_keeps_its_own_convolutions() -> None:
-    """A CLIP whose vision part is no transformer has no patches: its convolutions stay, and its features are open_clip's own."""
+def residual_model() -> CLIP:
+    """A small CLIP whose vision part is a ResNet, for images of 32 px."""
     torch.manual_seed(0)
     vision = {"layers": (1, 1, 1, 1), "width": 8, "image_size": 32, "patch_size": 16}
     text = {"context_length": 8, "vocab_size": 32, "width": 16, "heads": 2, "layers": 1}
-    own = CLIP(8, CLIPVisionCfg(**vision), CLIPTextCfg(**text))
-    images = tensor(0, 2, 3, 32, 32)
+    return CLIP(8, CLIPVisionCfg(**vision), CLIPTextCfg(**text))
+
+
+class Casts(TorchDispatchMode):
+    """Which of these tensors are brought to another precision, by name."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.names, self.seen = {tensor.data_ptr(): name for name, tensor in tensors.items()}, set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._to_copy.default and (name := self.names.get(args[0].data_ptr())):
+            self.seen.add(name)
+        return func(*args, **(kwargs or {}))
+
+
+def assert_weights_are_cast_once(frozen: FrozenCLIP, dtype: torch.dtype, but: AbstractSet[str] = frozenset()) -> None:
+    images, found = tensor(0, 2, 3, 32, 32), []
+    for shown in (images.clone(), images.clone()):
+        with torch.autocast("cpu", dtype), Casts(dict(frozen.model.visual.named_parameters())) as casts:
+            features = frozen.encode_image(shown.requires_grad_())
+        features.float().sum().backward()
+        found.append((features.detach(), shown.grad))
+    assert casts.seen <= but, f"cast at every use: {sorted(casts.seen)}"
+    frozen.kept.clear()
+    with mock.patch.object(FrozenCLIP, "visual", frozen.model.visual), torch.autocast("cpu", dtype):
+        features = frozen.encode_image(images.requires_grad_())
+    features.float().sum().backward()
+    for other, gradient in found:
+        assert torch.equal(other, features), "features"
+        assert torch.equal(gradient, images.grad), "gradients"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("vision", [{"quick_gelu": True}, {"ls_init_value": 0.5}, {"pool_type": "avg"}], ids=str)
+def test_weights_are_brought_to_half_precision_once(vision: dict[str, Any], dtype: torch.dtype) -> None:
+    """Under autocast no weight of the frozen tower is cast a second time; features and gradients are autocast's, to the bit."""
+    own = small_model(image_size=32, **vision)
+    assert_weights_are_cast_once(FrozenCLIP("random", own, tokenizer(), Preprocess(32)), dtype)
+
+
+def test_unusual_towers_are_autocasts_to_the_bit() -> None:
+    """Blocks of another kind and residual towers have some weights that are cast at every use, and autocast's own features."""
+    for own in (small_model(image_size=32, block_type="custom"), residual_model()):
+        frozen = FrozenCLIP("unusual", own, tokenizer(), Preprocess(32))
+        assert_weights_are_cast_once(frozen, torch.bfloat16, but=dict(own.visual.named_parameters()).keys())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (lambda dtype, visual: visual, "cast at every use"),
+        (lambda dtype, visual: deepcopy(visual).to(dtype), "features"),
+    ],
+    ids=["as it is", "all of it"],
+)
+def test_other_towers_in_half_precision_are_rejected(wrong: Any, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tower as it is casts at every use; one whose every parameter is cast scales its blocks in less than autocast does."""
+    monkeypatch.setattr("vp.models.clip.with_weights_in", wrong)
+    frozen = FrozenCLIP("random", small_model(image_size=32, ls_init_value=0.5), tokenizer(), Preprocess(32))
+    with pytest.raises(AssertionError, match=words):
+        assert_weights_are_cast_once(frozen, torch.bfloat16)
+
+
+def test_a_residual_tower_keeps_its_own_convolutions() -> None:
+    """A CLIP whose vision part is no transformer has no patches: its convolutions stay, and its features are open_clip's own."""
+    own, images = residual_model(), tensor(0, 2, 3, 32, 32)
     frozen = FrozenCLIP("residual", own, tokenizer(), Preprocess(32))
     assert torch.equal(frozen.model.encode_image(images), own.encode_image(images))
 

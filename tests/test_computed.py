@@ -320,12 +320,38 @@ def test_what_is_larger_than_the_room_for_it_is_not_written(
 
 
 @every_file
+def test_a_full_disk_makes_room_although_the_budget_does_not_ask(computer: Computer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where half of the free disk is less than the budget leaves, that is what counts: older files go for a new one."""
+    for name in "abc":
+        once(name, computer)
+        os.utime(files()[name], (1000, 1000))
+    usage = computed.shutil.disk_usage("/")
+    monkeypatch.setattr(computed.shutil, "disk_usage", lambda _: usage._replace(free=100))
+    once("d", computer)
+    assert "d" in files()
+    assert sum(path.stat().st_size for path in files().values()) <= 3 * (SIZE + 600) + 50
+
+
+@every_file
+def test_a_budget_of_nothing_is_silent(computer: Computer, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    """With VP_DISK_GIB=0 nothing is written, as was asked, and nobody is told."""
+    monkeypatch.setenv("VP_DISK_GIB", "0")
+    for count in (1, 2):
+        assert equal(once("a", computer), content())
+        assert computer.count == count
+    assert capsys.readouterr().err == ""
+
+
+@every_file
 def test_what_killed_writers_left_is_removed(computer: Computer) -> None:
-    """Half a file that a killed process left is gone when the next file is written."""
+    """Half a file that a killed process left is gone when the next file is written; what cannot be removed, as of a file system
+    on a network, stands in nobody's way."""
     once("a", computer)
     (computed_folder() / ".b.safetensors.0123.part").write_bytes(bytes(1000))
+    (computed_folder() / ".nfs0123").mkdir()
+    (computed_folder() / ".d.part").mkdir()
     once("c", computer)
-    assert {*files()} == {"a", "c"}
+    assert {*files()} == {"a", "c", ".nfs0123", ".d"}
 
 
 @pytest.mark.parametrize("gib", ["4GB", "-1", "nan"])

@@ -172,9 +172,14 @@ def _tf32_allowed() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_tf32_allowed")
-@pytest.mark.parametrize(("shared", "share"), [(None, 1), ("4", 4), ("0", 1), ("many", 1)])
-def test_workers_on_one_device_divide_its_memory(shared: str | None, share: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of w workers on a device each may take its w-th part, and keep 40% of that for prefixes. Float32 is not cut to TF32."""
+@pytest.mark.parametrize(
+    ("shared", "share", "fraction"), [(None, 1, None), ("4", 4, 0.95 / 4), ("10", 10, 0.9 / 10), ("0", 1, None), ("many", 1, None)]
+)
+def test_workers_on_one_device_divide_its_memory(
+    shared: str | None, share: int, fraction: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of w workers on a device each may take its w-th part, less a GiB for CUDA itself, and keep 40% of that for prefixes.
+    Float32 is not cut to TF32."""
     monkeypatch.delenv(SHARING, raising=False)
     if shared is not None:
         monkeypatch.setenv(SHARING, shared)
@@ -186,7 +191,7 @@ def test_workers_on_one_device_divide_its_memory(shared: str | None, share: int,
     assert vp.runtime.pick_device("auto") == vp.runtime.pick_device("cuda") == torch.device("cuda")
     vp.runtime._prepare_cuda.cache_clear()
     assert device_share() == share
-    assert fractions == ([] if share == 1 else [0.95 / share])
+    assert fractions == ([] if fraction is None else [pytest.approx(fraction)])
     assert not torch.backends.cuda.matmul.allow_tf32
     assert not torch.backends.cudnn.allow_tf32
     assert cache_bytes(torch.device("cuda")) == pytest.approx(40 * 2**30 / share)
@@ -327,7 +332,7 @@ def test_a_gpu_gives_the_logits_of_the_cpu(block: int, clip: FrozenCLIP) -> None
     logits: dict[torch.device, list[Tensor]] = {}
     for device in (CPU, gpu):
         frozen = copy.deepcopy(clip).to(device)
-        frozen._text_features.clear()
+        frozen.kept.clear()
         plain = PromptedCLIP(frozen, images.class_names).to(device)
         deep = FastDeepPromptedCLIP(frozen, images.class_names, prompt=copy.deepcopy(prompt)).to(device)
         with torch.no_grad(), mixed_precision(device):

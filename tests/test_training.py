@@ -444,7 +444,7 @@ def test_the_history_has_a_row_for_each_epoch(counts: list[int]) -> None:
     validation = Examples(VALIDATED)
     validation.inputs, validation.labels = marked()
     history = fit(Scripted(counts), Examples(4), validation, replace(SMALL, batch_size=4, epochs=len(counts))).history
-    assert [(row["epoch"], row["validation_top1"]) for row in history] == [(e, k / 5) for e, k in enumerate(counts, start=1)]
+    assert [(row["epoch"], row["validation_accuracy"]) for row in history] == [(e, k / 5) for e, k in enumerate(counts, start=1)]
 
 
 @pytest.mark.specifies("fit")
@@ -511,7 +511,7 @@ def test_training_learns() -> None:
     fitted = fit(linear(), examples, examples, replace(SMALL, epochs=10, learning_rate=1.0))
     first, second, *_, last = (row["loss"] for row in fitted.history)
     assert first > second > last
-    assert fitted.history[-1]["validation_top1"] == 1
+    assert fitted.history[-1]["validation_accuracy"] == 1
 
 
 def test_loaded_weights_are_the_trained_ones() -> None:

@@ -72,17 +72,17 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load(path: Path, device: torch.device | str = "cpu", *, mapped: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and note of a file that `save` wrote. Raises FileNotFoundError, or CorruptArtifact when the checksum fails.
+    """Tensors and note of a file that `save` wrote. Raises CorruptArtifact when the checksum fails, and OSError where there is no
+    such file or it cannot be opened, which says nothing about what is in it.
 
     mapped: tensors on the CPU stay in the file, whose pages all processes share. For files that are never changed in place.
     """
-    if not path.exists():
-        raise FileNotFoundError(path)
     try:
+        path.open("rb").close()  # safetensors calls every file that it cannot open missing
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, IsADirectoryError, ValueError) as error:
         raise CorruptArtifact(f"{path} cannot be read ({error}): delete it and it will be made again") from error
     text = metadata.get("note", "")
     if metadata.get("sha256") != content_hash(tensors, text):

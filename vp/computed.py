@@ -96,7 +96,7 @@ def _compute_and_write(path: Path, compute: Callable[[], Content], budget: float
     try:
         with FileLock(path.parent / "writing.lock"):  # one at a time, so that all together keep within the budget
             written = _deserves_a_file(note, path.parent, budget)
-            _make_room(path.parent, budget - size if written else budget)
+            _make_room(path.parent, _room(path.parent, budget) - size if written else budget)
             artifacts.save(path, tensors if written else {}, note)
     except OSError as error:
         _tell(f"cannot write to {path.parent} ({error.strerror or error})", path.stem)
@@ -111,11 +111,16 @@ def _deserves_a_file(note: Mapping[str, Any], folder: Path, budget: float) -> bo
     """Did it take longer to compute than to read, and is there room for it?"""
     if note["seconds"] <= LEAST_SECONDS + note["bytes"] / BYTES_PER_S:
         return False
-    room = min(budget, sum(size for _, size, _ in _files(folder)) + shutil.disk_usage(folder).free / 2)
-    if note["bytes"] > room:
-        _tell(f"{folder} has room for {room / 2**30:.1f} GiB ({DISK_GIB}, and half of the free disk)", note["name"])
+    if note["bytes"] > (room := _room(folder, budget)):
+        if budget:  # nobody needs to be told that where nothing is to be written nothing is
+            _tell(f"{folder} has room for {room / 2**30:.1f} GiB ({DISK_GIB}, and half of the free disk)", note["name"])
         return False
     return True
+
+
+def _room(folder: Path, budget: float) -> float:
+    """Bytes that all files together may take: the budget, or what they take now and half of the free disk."""
+    return min(budget, sum(size for _, size, _ in _files(folder)) + shutil.disk_usage(folder).free / 2)
 
 
 def _files(folder: Path) -> list[tuple[float, int, Path]]:
@@ -129,8 +134,9 @@ def _files(folder: Path) -> list[tuple[float, int, Path]]:
 
 def _make_room(folder: Path, at_most: float) -> None:
     """Remove the files that were not used for longest, until the others have `at_most` bytes, and what killed writers left."""
-    for part in folder.glob(".*"):
-        part.unlink()
+    for part in folder.glob(".*.part"):
+        with suppress(OSError):
+            part.unlink()
     files = _files(folder)
     total = sum(size for _, size, _ in files)
     for _, size, path in files:

@@ -1,6 +1,6 @@
-"""Every number of the report as one frozen Run, by name, at both scales; and how a Run is performed.
+"""Every number of the report as one frozen Run, by name, at both scales, and what comes out of one; vp.performing performs them.
 
-A scale is a table of names and sizes, nothing more: nothing below this file knows at which scale it runs.
+A scale is a table of names and sizes, nothing more: data, models, prompts, training and evaluation do not know of it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from vp.data import GaussianNoise
 from vp.data.world import DOWNSTREAM_SIZES
 from vp.evaluation import wilson_interval
-from vp.models import DEFAULT_TEMPLATE, FrozenCLIP, Statistics
-from vp.prompts import VISUAL_PROMPTS, BatchScrambledDeepPrompt, DeepPrompt
+from vp.models import DEFAULT_TEMPLATE, Statistics
 from vp.prompts.deep import Position, Readout
 from vp.runtime import RANDOM, VpError
 from vp.training import Recipe
@@ -37,10 +36,6 @@ class VisualPrompt:
     def __str__(self) -> str:
         return f"{self.kind.replace('-', ' ')}, {self.size} px"
 
-    def build(self, clip: FrozenCLIP) -> nn.Module:
-        """A new prompt with random initial values, for the images that `clip` takes."""
-        return VISUAL_PROMPTS[self.kind](self.size, clip.preprocess.size)
-
 
 @dataclass(frozen=True)
 class DeepTokens:
@@ -55,11 +50,6 @@ class DeepTokens:
     def __str__(self) -> str:
         control = ", batch-scrambled (control)" if self.scrambled else ""
         return f"{self.n} token(s) before block {self.block}, {self.position}, {self.readout} readout{control}"
-
-    def build(self, clip: FrozenCLIP) -> DeepPrompt:
-        """A new prompt with random initial tokens of `clip`'s width."""
-        kind = BatchScrambledDeepPrompt if self.scrambled else DeepPrompt
-        return kind(self.n, clip.model.visual.transformer.width, self.block, self.position, self.readout)
 
 
 @dataclass(frozen=True)
@@ -135,7 +125,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Result:
-    """What came out of a Run for one seed: per-image correctness (N,), trained weights, history, cost and provenance."""
+    """What came out of a Run for one seed: correctness by image (N,), trained weights, history (as in Fit), cost and provenance."""
 
     run: str
     scale: str
@@ -170,7 +160,7 @@ class Result:
         """Top-1 on the validation images after the last epoch, in percent. Raises ValueError when nothing was trained."""
         if not self.history:
             raise ValueError(f"run {self.run!r} trained nothing: it has no validation accuracy")
-        return 100 * self.history[-1]["validation_top1"]
+        return 100 * self.history[-1]["validation_accuracy"]
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """Wilson interval of top-1, in percent."""

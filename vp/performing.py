@@ -1,7 +1,7 @@
 """How a Run is performed, and the content hash that addresses what comes out.
 
-The statements of this module and of those below it are part of that hash; the list of runs in vp.experiments is not, so that
-a new run leaves the results of all others valid.
+The statements of this module and of those it builds, trains and evaluates with are part of that hash, as are the versions of the
+packages below them; the list of runs in vp.experiments is not, so that a new run leaves the results of all others valid.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from vp.models import (
     load_clip,
     load_network,
 )
-from vp.prompts import DeepPrompt, FastDeepPromptedCLIP, PromptedCLIP
+from vp.prompts import VISUAL_PROMPTS, BatchScrambledDeepPrompt, DeepPrompt, FastDeepPromptedCLIP, PromptedCLIP
 from vp.prompts.deep import last_block_kind
-from vp.runtime import pick_device, precision, provenance, seed_everything
+from vp.runtime import pick_device, precision, provenance, seed_everything, versions
 from vp.training import Fit, fit, load_trained, trained_parameters
 
 Classifier = PromptedCLIP | FineTunedNetwork
@@ -73,8 +73,14 @@ def build_model(run: Run, class_names: tuple[str, ...], device: torch.device | s
         return FineTunedNetwork(network, len(class_names), stages=head.stages, statistics=head.statistics).to(device)
     clip = _clip(run.backbone, torch.device(device))
     if isinstance(run.prompt, DeepTokens):
-        return FastDeepPromptedCLIP(clip, class_names, run.template, prompt=run.prompt.build(clip)).to(device)
-    return PromptedCLIP(clip, class_names, run.template, run.prompt.build(clip) if run.prompt else None).to(device)
+        return FastDeepPromptedCLIP(clip, class_names, run.template, prompt=_deep_prompt(run.prompt, clip)).to(device)
+    prompt = VISUAL_PROMPTS[run.prompt.kind](run.prompt.size, clip.preprocess.size) if run.prompt else None
+    return PromptedCLIP(clip, class_names, run.template, prompt).to(device)
+
+
+def _deep_prompt(tokens: DeepTokens, clip: FrozenCLIP) -> DeepPrompt:
+    kind = BatchScrambledDeepPrompt if tokens.scrambled else DeepPrompt
+    return kind(tokens.n, clip.model.visual.transformer.width, tokens.block, tokens.position, tokens.readout)
 
 
 def restore_model(run: Run, trained: Result, class_names: tuple[str, ...], device: torch.device | str = "cpu") -> Classifier:
@@ -98,6 +104,13 @@ def restore_model(run: Run, trained: Result, class_names: tuple[str, ...], devic
 _PREFIX: dict[tuple[str, str, int, torch.device], dict[type | None, PrefixBatches]] = {}  # of the last block there are two kinds
 
 
+def forget_prefixes() -> None:
+    """Give back the memory of what is kept for runs to come; it is computed, or read, again."""
+    _PREFIX.clear()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
 def _training_prefix(images: ImageSet, clip: FrozenCLIP, prompt: DeepPrompt, device: torch.device, shared: bool) -> PrefixBatches:
     """The prefixes of one dataset and block at a time, kept for all runs of this process that train on them."""
     key = (images.fingerprint, clip.name, prompt.block, device)
@@ -117,10 +130,7 @@ def _address(what: str, images: ImageSet, frozen: FrozenCLIP | FineTunedFromFeat
     return address(
         what,
         images=images.fingerprint,
-        backbone=frozen.fingerprint,
-        preprocess=str(frozen.preprocess),
-        device=device.type,
-        precision=str(precision(device)),
+        frozen=frozen.fingerprint,  # its preprocessing included
         code=code_version(_CODE_OF_A_RUN),
         machine=platform.node(),
         where={key: value for key, value in provenance(device).items() if key != "commit"},
@@ -166,7 +176,8 @@ def perform(run: Run, seed: int = 0, device: str = "auto", progress: bool = True
 
     Seeds are set before the split and the initial values. The validation part of the training images chooses the best epoch;
     test images are looked at once, at the end. A run with `weights_from` needs the Result of that run as `trained`: raises
-    ValueError without it, for random weights must never be taken for trained ones.
+    ValueError without it, for random weights must never be taken for trained ones. Raises NotAvailable when data, weights, the
+    device or its memory are missing, TrainingDiverged when the loss was not finite.
     """
     chosen = pick_device(device)
     started = time.perf_counter()
@@ -229,7 +240,7 @@ _CODE_OF_A_RUN = (
 
 
 def run_key(run: Run, seed: int, device: str = "auto") -> str:
-    """Content hash that addresses a Result: the Run's canonical form, seed, data, backbone, kind of device and code."""
+    """Content hash that addresses a Result: the Run's canonical form, seed, data, backbone, kind of device, code and versions."""
     chosen = pick_device(device)
     splits = {run.split, "train"} if run.recipe else {run.split}
     parts = {
@@ -240,6 +251,7 @@ def run_key(run: Run, seed: int, device: str = "auto") -> str:
         "device": chosen.type,
         "precision": str(precision(chosen)),
         "code": code_version(_CODE_OF_A_RUN),
+        "versions": versions(),
         "weights": run_key(source_of(run), seed, device) if run.weights_from else None,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vp.prompts.deep import LastBlockInputs
+from vp.runtime import out_of_memory
 
 Part = tuple[Any, Tensor]  # inputs and labels
 Accumulate = Callable[[Iterable[Part], int], Tensor]  # adds the gradient of parts of a batch of so many examples; gives the loss
@@ -54,7 +55,8 @@ def cuda_graph(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
     return replay
 
 
-RECORDERS: dict[str, Record] = {"cuda": cuda_graph}  # by type of device; one that has failed is not tried again in this process
+RECORDERS: dict[str, Record] = {"cuda": cuda_graph}  # by type of device; one that has failed is not tried again in this process,
+# unless it was for want of memory, which others may free: then not for this size of a batch in this training
 
 
 def recorded(accumulate: Accumulate, parameters: list[nn.Parameter], device: torch.device) -> Accumulate:
@@ -63,7 +65,7 @@ def recorded(accumulate: Accumulate, parameters: list[nn.Parameter], device: tor
     Whole batches are replayed, one recording for each size; the first of a size, parts of a batch, and what is to be added to
     gradients that there are, are computed as they come.
     """
-    steps: dict[int, _Step] = {}
+    steps: dict[int, Callable[[LastBlockInputs, Tensor], Tensor]] = {}
 
     def recording(parts: Iterable[Part], count: int) -> Tensor:
         parts = iter(parts)
@@ -80,7 +82,10 @@ def recorded(accumulate: Accumulate, parameters: list[nn.Parameter], device: tor
             try:
                 steps[count] = _Step(accumulate, RECORDERS[device.type], inputs, labels, loss, gradients)
             except RuntimeError as error:
-                del RECORDERS[device.type]
+                if out_of_memory(error):
+                    steps[count] = lambda inputs, labels: accumulate([(inputs, labels)], len(labels))
+                else:
+                    del RECORDERS[device.type]
                 reason = str(error.__context__ or error).partition("\n")[0]  # ending a recording that failed fails, too
                 what = f"steps are launched one by one, which takes longer: they could not be recorded ({reason})"
                 warnings.warn(what, NotRecordedWarning, stacklevel=3)

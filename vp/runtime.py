@@ -16,8 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vp import __version__
 from vp.devices import SHARING
 
+CONTEXT_BYTES = 2**30  # of a GPU's memory, that a process takes before its first tensor
 RANDOM = "random"  # in place of the name of weights: a backbone of random weights, to rehearse with
 
 
@@ -73,10 +75,11 @@ def device_share() -> int:
 @lru_cache(maxsize=1)
 def _prepare_cuda() -> None:
     """Products in float32 have its precision, not TF32's. Of several workers on one device, each may take its part of the memory
-    and no more."""
+    and no more, less what CUDA and its libraries take beside it."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    if device_share() > 1:
-        torch.cuda.set_per_process_memory_fraction(0.95 / device_share())
+    if (share := device_share()) > 1:
+        total = torch.cuda.get_device_properties(torch.device("cuda")).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(0.95, max(0.5, 1 - share * CONTEXT_BYTES / total)) / share)
 
 
 _PRECISION: ContextVar[torch.dtype | None] = ContextVar("precision", default=None)
@@ -101,6 +104,12 @@ def precision(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
+def to_device(device: torch.device, drawn: torch.Tensor) -> torch.Tensor:
+    """What was drawn on the CPU, for a step on a device. On CUDA that need not wait for the step before; MPS may read what is
+    copied without waiting after it was freed."""
+    return drawn.to(device, non_blocking=device.type == "cuda")
+
+
 def mixed_precision(device: torch.device) -> AbstractContextManager[object]:
     """autocast in the `precision` of the device; nothing where that is float32."""
     dtype = precision(device)
@@ -108,8 +117,10 @@ def mixed_precision(device: torch.device) -> AbstractContextManager[object]:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Did memory not suffice? CUDA has a type for it; the CPU's allocator raises a plain RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+    """Did memory not suffice? torch has a type for what it allocates on CUDA; the CPU's allocator, CUDA itself and its libraries
+    say it in words."""
+    told = ("DefaultCPUAllocator", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in told)
 
 
 class OutOfMemory(NotAvailable):
@@ -150,17 +161,23 @@ def _commit() -> str:
         return ""
 
 
+def versions() -> dict[str, str]:
+    """Of the packages that numbers depend on; "not installed" where there is no such."""
+    found = {}
+    for package in ("torch", "torchvision", "open_clip_torch", "numpy", "pillow"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
 def provenance(device: torch.device | str = "cpu") -> dict[str, str]:
     """Versions, device, threads and commit under which a number was computed."""
     device = torch.device(device)
-    packages = {}
-    for package in ("vp", "torch", "torchvision", "open_clip_torch", "numpy"):
-        try:
-            packages[package] = version(package)
-        except PackageNotFoundError:
-            packages[package] = "not installed"
     return {
-        **packages,
+        "vp": __version__,
+        **versions(),
         "python": platform.python_version(),
         "precision": str(precision(device)).removeprefix("torch."),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {platform.machine()}",

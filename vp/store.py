@@ -15,21 +15,22 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from vp import artifacts
 from vp.computed import code_version
 from vp.evaluation import NetworkCost, Timing, network_cost
 from vp.experiments import Result, Run, source_of
 from vp.models import build_network
-from vp.performing import perform, run_key
+from vp.performing import forget_prefixes, perform, run_key
 from vp.runtime import VpError, home, provenance
+from vp.sharing import patiently
 
 T = TypeVar("T")
 
@@ -64,40 +65,35 @@ def load_result(path: Path, key: str) -> Result:
     return Result(correct_images=tensors["correct_images"].to(torch.bool), weights=weights, **plain)
 
 
-def obtain(
-    run: Run, seed: int = 0, *, device: str = "auto", newer_than: float | None = None, progress: bool = True, wait_s: float = -1
-) -> Result:
+def obtain(run: Run, seed: int = 0, *, device: str = "auto", newer_than: float | None = None, progress: bool = True) -> Result:
     """The result of a Run for a seed: from the store if it is there, otherwise performed and stored.
 
     newer_than: results written before that time (seconds since the epoch) are computed again (`--fresh`).
-    wait_s: how long to wait for another worker that is on the same run; below 0, as long as it takes.
-    Raises VpError when the store cannot be written or the wait was too long, NotAvailable when data, weights or the device are
-    missing.
+    While another process is on the same run, waits for its result. Raises VpError when the store cannot be written, NotAvailable
+    when data, weights or the device are missing.
     """
     key = run_key(run, seed, device)
     path = result_path(run, key)
-    lock = FileLock(path.with_suffix(".lock"), timeout=wait_s)
-    with _writing_to(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise VpError(
-                f"{run.name} (seed {seed}) is being performed by another worker, which has held {lock.lock_file} for more than "
-                f"{wait_s:g} s: let it finish or end it, then start again"
-            ) from error
-    try:
-        if (stored := _stored(path, lambda: load_result(path, key), newer_than)) is not None:
-            return stored
+
+    def stored() -> Result | None:
+        return _stored(path, lambda: load_result(path, key), newer_than)
+
+    if (found := stored()) is not None:  # which a store that cannot be written has as well
+        return found
+    with ExitStack() as held:
+        with _writing_to(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(path.with_suffix(".lock"))
+            held.enter_context(patiently(lock, f"waiting: another process performs {run.name} (seed {seed}), for this one as well"))
+        if (found := stored()) is not None:
+            return found
         _check_writable(path.parent)
         trained = None
         if run.weights_from:
-            trained = obtain(source_of(run), seed, device=device, newer_than=newer_than, progress=progress, wait_s=wait_s)
+            trained = obtain(source_of(run), seed, device=device, newer_than=newer_than, progress=progress)
         result = perform(run, seed, device, progress, trained)
         save_result(path, result, key)
         return result
-    finally:
-        lock.release()
 
 
 def obtain_cost(name: str, device: torch.device, *, newer_than: float | None = None, **settings: Any) -> NetworkCost:
@@ -112,6 +108,7 @@ def obtain_cost(name: str, device: torch.device, *, newer_than: float | None = N
     path = store_folder() / f"cost-{name}-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]}.safetensors"
     if (stored := _stored(path, lambda: _load_cost(path), newer_than)) is not None:
         return stored
+    forget_prefixes()  # what they take of a GPU's memory, the network could not
     cost = network_cost(build_network(name, settings["image_px"], device), **settings)
     if (cost.without.batch, cost.memory_batch) == (cost.asked_time_batch, cost.asked_memory_batch):
         artifacts.save(path, {}, asdict(cost))  # else memory did not suffice this time, and may the next
@@ -129,7 +126,7 @@ def _stored(path: Path, read: Callable[[], T], newer_than: float | None) -> T | 
         if newer_than is not None and path.stat().st_mtime < newer_than:
             return None
         return read()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except artifacts.CorruptArtifact as error:
         aside = path.with_suffix(f".corrupt-{time.time_ns()}")
@@ -137,6 +134,8 @@ def _stored(path: Path, read: Callable[[], T], newer_than: float | None) -> T | 
             os.replace(path, aside)
         warnings.warn(f"{error}; kept as {aside.name}, computed again", CorruptResultWarning, stacklevel=3)
         return None
+    except OSError as error:
+        raise VpError(f"cannot read {path} ({error.strerror or error}): check its permissions, or set VP_HOME elsewhere") from error
 
 
 def _check_writable(folder: Path) -> None:

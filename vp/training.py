@@ -67,6 +67,7 @@ def learning_rate_at(step: int, total_steps: int, recipe: Recipe) -> float:
 class Fit:
     """What training leaves: the learnt state after the last and the best epoch (by validation), and the history.
 
+    The history has for each epoch its number `epoch`, the mean cross-entropy `loss` and `validation_accuracy`, from 0 to 1.
     `last` and `best` are separate copies of `learnt_state`; epochs count from 1, the earliest of equally good ones is best.
     """
 
@@ -188,7 +189,7 @@ def fit(
                     f"parameters not finite after epoch {epoch} of {name}: give a rate below {recipe.learning_rate:g}"
                 )
             correct = int(per_image_correctness(model, validation).sum())
-            history.append({"epoch": epoch, "loss": loss_sum / len(train), "validation_top1": correct / len(validation)})
+            history.append({"epoch": epoch, "loss": loss_sum / len(train), "validation_accuracy": correct / len(validation)})
             bar.set_postfix(validation=f"{correct / len(validation):.1%}")
             if correct > best_correct:
                 best_correct, best_epoch = correct, epoch

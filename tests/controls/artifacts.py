@@ -69,13 +69,6 @@ def unpickles(path: Path) -> Any:
     return pickle.loads(path.read_bytes())
 
 
-class NoLock:
-    """Lets everyone in: test_of_two_workers_that_want_a_run_one_performs_it."""
-
-    def __init__(self, *_: object, **__: object) -> None:
-        self.acquire = self.release = lambda: None
-
-
 def trusts_any_file(path: Path, key: str) -> Result:
     """Does not ask whose result a file is: test_a_file_that_belongs_to_another_key_is_not_used."""
     return load_result(path, artifacts.load(path)[1]["key"])

@@ -15,7 +15,7 @@ from vp.data import ImageSet
 
 
 class NoLock:
-    """Lets everyone in: test_of_two_processes_one_computes."""
+    """Lets everyone in: test_of_two_processes_one_computes, test_of_two_workers_that_want_a_run_one_performs_it."""
 
     def __init__(self, *_: object) -> None:
         self.acquire = self.release = self.__enter__

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +30,13 @@ class GaussianNoise:
 
     def __call__(self, images: Tensor, indices: Tensor) -> Tensor:
         """Normalised images (B, 3, S, S) with their indices (B,) in the dataset, to noisy ones; the batch given stays as it was."""
-        streams = (np.random.default_rng((self.seed, index)) for index in indices.tolist())
-        noise = np.stack([stream.standard_normal(images.shape[1:], dtype=np.float32) for stream in streams])
+        noise = np.empty((len(indices), *images.shape[1:]), dtype=np.float32)
+
+        def draw(one: Any, index: int) -> None:
+            np.random.default_rng((self.seed, index)).standard_normal(dtype=np.float32, out=one)
+
+        with ThreadPoolExecutor(torch.get_num_threads()) as threads:  # numpy draws without Python's lock
+            for _ in threads.map(draw, noise, indices.tolist()):
+                pass
         noisy = images + self.std * torch.from_numpy(noise).to(images)
         return noisy.clamp(0, 1) if self.clamp else noisy

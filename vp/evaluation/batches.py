@@ -14,7 +14,7 @@ from vp.data import GaussianNoise, ImageSet, Preprocess
 from vp.evaluation.cost import wait_for_device
 from vp.models import FineTunedFromFeatures, FrozenCLIP
 from vp.prompts.deep import DeepPrompt, LastBlockInputs, last_block_inputs, last_block_kind, tokens_before_block
-from vp.runtime import device_share, given_bytes, mixed_precision, out_of_memory
+from vp.runtime import device_share, given_bytes, mixed_precision, out_of_memory, to_device
 
 CACHE_GIB = "VP_CACHE_GIB"
 KEPT_SHARE = 0.4  # of a process's part of a CUDA device's memory, where VP_CACHE_GIB is not set
@@ -31,11 +31,6 @@ class Batches(Sized, Protocol):
         """The inputs and labels (B,) at `indices` (B,), on the device of the computation."""
 
 
-def _to(device: torch.device, indices: Tensor) -> Tensor:
-    """On CUDA a step need not wait for the one before. MPS may read what is copied without waiting after it was freed."""
-    return indices.to(device, non_blocking=device.type == "cuda")
-
-
 class ImageBatches:
     """An ImageSet on a device, preprocessed a batch at a time, with noise if given."""
 
@@ -50,7 +45,7 @@ class ImageBatches:
         return len(self.labels)
 
     def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        on_device = _to(self.labels.device, indices)
+        on_device = to_device(self.labels.device, indices)
         inputs = self.preprocess(self.pixels[on_device])
         return (self.noise(inputs, indices) if self.noise else inputs), self.labels[on_device]
 
@@ -86,9 +81,9 @@ class FlippedAtRandom:
     def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         flip = torch.rand(len(indices)) < self.p
         parts = [some[indices[chosen]] for some, chosen in ((self.batches, ~flip), (self.flipped, flip)) if chosen.any()]
-        back = torch.cat([torch.nonzero(~flip), torch.nonzero(flip)]).flatten().argsort()
         inputs, labels = (torch.cat(both) for both in zip(*parts, strict=True))
-        return inputs[back.to(inputs.device)], labels[back.to(labels.device)]
+        back = to_device(inputs.device, torch.cat([torch.nonzero(~flip), torch.nonzero(flip)]).flatten().argsort())
+        return inputs[back], labels[back]
 
 
 class ComputedBatches:
@@ -162,7 +157,7 @@ class ComputedBatches:
         return len(self.images)
 
     def __getitem__(self, indices: Tensor) -> tuple[Any, Tensor]:
-        on_device = _to(self.images.labels.device, indices)
+        on_device = to_device(self.images.labels.device, indices)
         parts = self._computed(indices) if self.kept is None else tuple(part[on_device] for part in self.kept)
         return self.assemble(parts), self.images.labels[on_device]
 

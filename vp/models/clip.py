@@ -28,7 +28,7 @@ from torch.nn.functional import normalize
 from vp.artifacts import content_hash
 from vp.data.preprocess import CLIP_MEAN, CLIP_STD, Preprocess
 from vp.downloads import matches, weights_folder
-from vp.models.fast_blocks import faster
+from vp.models.fast_blocks import faster, with_weights_in
 from vp.models.vision import read_out, reads_one_token, tokens_before
 from vp.runtime import RANDOM, NotAvailable, VpError, own_random_stream
 
@@ -55,7 +55,7 @@ class FrozenCLIP(nn.Module):
         self.model: Any = faster(model.eval().requires_grad_(False))  # open_clip carries no types
         self.tokenizer = tokenizer
         self.preprocess = preprocess
-        self._text_features: dict[tuple[tuple[str, ...], torch.device], Tensor] = {}
+        self.kept: dict[Any, Any] = {}  # what the weights alone give: text features, and the tower in half precision
         self.known_tokens = None if known_tokens is None else frozenset(known_tokens)
 
     def train(self, mode: bool = True) -> FrozenCLIP:
@@ -78,11 +78,23 @@ class FrozenCLIP(nn.Module):
         scale: Tensor = self.model.logit_scale.exp()
         return scale
 
+    @property
+    def visual(self) -> Any:
+        """The vision tower; under autocast one whose weights have its precision, to which they would be cast at every use."""
+        where = self.model.logit_scale.device
+        if not torch.is_autocast_enabled(where.type):
+            return self.model.visual
+        dtype = torch.get_autocast_dtype(where.type)
+        if (dtype, where) not in self.kept:
+            with torch.inference_mode(False):
+                self.kept[dtype, where] = with_weights_in(dtype, self.model.visual)
+        return self.kept[dtype, where]
+
     def encode_image(self, images: Tensor) -> Tensor:
         """Preprocessed images (B, 3, S, S) to unit features (B, D): what `self.model` computes, less what is not read out."""
-        visual = self.model.visual
+        visual = self.visual
         if not reads_one_token(visual):
-            return normalize(self.model.encode_image(images), dim=-1)
+            return normalize(visual(images), dim=-1)
         before_last = tokens_before(visual, images, len(visual.transformer.resblocks) - 1)
         return normalize(read_out(visual, before_last), dim=-1)
 
@@ -110,10 +122,11 @@ class FrozenCLIP(nn.Module):
         """
         texts = tuple(fill_template(template, class_names))
         where = (texts, next(self.model.parameters()).device)
-        if where not in self._text_features:
+        if where not in self.kept:
             with torch.inference_mode(False):  # what is kept may be part of a training step later
-                self._text_features[where] = self.encode_text(texts)
-        return self._text_features[where]
+                self.kept[where] = self.encode_text(texts)
+        features: Tensor = self.kept[where]
+        return features
 
 
 def label_probabilities(clip: FrozenCLIP, pixels: Tensor, template: str, labels: Sequence[str]) -> Tensor:

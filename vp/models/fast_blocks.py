@@ -93,18 +93,38 @@ class SamePrecisionLayerNorm(LayerNorm):  # type: ignore[misc]  # open_clip carr
     """open_clip's LayerNorm (..., D) that reads and writes the precision of its input, to which weight and bias are rounded, too;
     statistics are float32 within the kernel."""
 
+    rounded: tuple[Tensor, ...] = ()  # weight and bias in the precision of `with_weights_in`
+
     def forward(self, x: Tensor) -> Tensor:
         """(x - mean) / sqrt(variance + eps) * weight + bias, over the last dimension."""
-        if x.dtype == self.weight.dtype:
-            return functional.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+        known = self.rounded and self.rounded[0].dtype == x.dtype
+        weight, bias = self.rounded if known else (self.weight.to(x.dtype), self.bias.to(x.dtype))
         with torch.autocast(x.device.type, enabled=False):
-            return functional.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+            return functional.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
+
+
+def _on_the_same_tensors(module: nn.Module) -> Any:
+    """A copy of a module that shares its parameters and buffers."""
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
+
+
+def with_weights_in(dtype: torch.dtype, visual: nn.Module) -> nn.Module:
+    """A copy of a frozen vision tower for autocast to `dtype`: the weights of products, embeddings and norms are cast once, where
+    autocast would cast what needs no gradient at every use. The results are the same to the bit."""
+    copied: nn.Module = _on_the_same_tensors(visual)
+    for module in copied.modules():
+        if isinstance(module, SamePrecisionLayerNorm):  # what enters it may be float32 all the same
+            module.rounded = module.weight.to(dtype), module.bias.to(dtype)
+        elif isinstance(module, nn.Linear | nn.Conv2d | VisionTransformer | PatchEmbedding | SelfAttention):
+            for name, weight in [*module.named_parameters(recurse=False)]:
+                setattr(module, name, nn.Parameter(weight.to(dtype), requires_grad=False))
+    return copied
 
 
 def faster(model: CLIP) -> CLIP:
     """A copy of `model` on the same parameters and buffers, with these in place of patch embedding and norms of its vision
     transformer, and of attention and activation in its standard blocks; what is not standard stays."""
-    copied = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+    copied: CLIP = _on_the_same_tensors(model)
     if type(copied.visual) is VisionTransformer:
         copied.visual.conv1 = PatchEmbedding(copied.visual.conv1)
     for norm in copied.visual.modules():

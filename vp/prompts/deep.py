@@ -178,7 +178,7 @@ class DeepPromptedCLIP(PromptedCLIP):
 def tokens_before_block(clip: FrozenCLIP, images: Tensor, block: int) -> Tensor:
     """The sequence (B, L, D) that enters block k, for preprocessed images, without gradients. Blocks from k on do not run."""
     with torch.no_grad():
-        return tokens_before(clip.model.visual, images, block)
+        return tokens_before(clip.visual, images, block)
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def last_block_kind(clip: FrozenCLIP, prompt: DeepPrompt) -> type[LastBlockInput
 
 def last_block_inputs(clip: FrozenCLIP, sequence: Tensor, kind: type[LastBlockInputs]) -> LastBlockInputs:
     """What prompts cannot change of the tokens (B, L, D) that enter the last block, of either kind."""
-    block = vision_blocks(clip)[-1]
+    block = clip.visual.transformer.resblocks[-1]
     with torch.no_grad():
         keys, values = keys_and_values(block, sequence)
         if kind is KeysAndValues:
@@ -248,7 +248,8 @@ class FastDeepPromptedCLIP(DeepPromptedCLIP):
     """The same logits as DeepPromptedCLIP, from `tokens_before_block`, or from LastBlockInputs when k is the last block."""
 
     def forward(self, inputs: Tensor | LastBlockInputs) -> Tensor:
-        visual, blocks, prompt = self.clip.model.visual, vision_blocks(self.clip), self.prompt
+        visual, prompt = self.clip.visual, self.prompt
+        blocks = visual.transformer.resblocks
         if not isinstance(inputs, Tensor):
             return self.logits(features_of_token(visual, *self._attention(blocks[-1], inputs)))
         sequence = prompt.insert(inputs)

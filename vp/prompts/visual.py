@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from vp.runtime import to_device
+
 
 def _check(kind: str, size: int, largest: int, image_size: int) -> None:
     if not isinstance(size, int) or not 1 <= size <= largest:
@@ -62,7 +64,7 @@ class RandomPatch(_VisualPrompt):
     def forward(self, images: Tensor) -> Tensor:
         self._check_batch(images)
         size = self.patch.shape[-1]
-        corner = torch.randint(self.image_size - size + 1, (2, len(images), 1)).to(images.device)
+        corner = to_device(images.device, torch.randint(self.image_size - size + 1, (2, len(images), 1)))
         row, column = corner + torch.arange(size, device=images.device)  # each (B, p)
         batch = torch.arange(len(images), device=images.device)[:, None, None]
         canvas = torch.zeros_like(images).permute(0, 2, 3, 1)  # B, I, I, C
