@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import re
 import threading
@@ -19,7 +18,7 @@ import pytest
 
 from tests import full_scale
 from tests.conformance import options as conformance
-from vp.devices import give_worker_its_device
+from vp.devices import give_worker_its_device, usable_cores
 
 ROOT = Path(__file__).parent
 EXPECTATIONS = ROOT / "expectations"
@@ -34,16 +33,16 @@ STARTED: pytest.StashKey[float] = pytest.StashKey()
 
 # Workers share the cores: set before torch is imported, or each would start a thread per core.
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // int(workers))))
 give_worker_its_device()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("vp", "executable report")
-    group.addoption("--scale", choices=("mini", "full"), default="full", help="mini: the embedded world on a CPU; full: CIFAR, GPU")
+    group.addoption("--scale", choices=("mini", "full"), default="full", help="mini: the embedded world; full: CIFAR, GPU")
     group.addoption("--seeds", type=int, default=1, metavar="S", help="train every run with seeds 0 to S - 1 (default 1)")
     group.addoption("--fresh", action="store_true", help="train again what the store already has")
-    group.addoption("--accept", action="store_true", help="write this run's numbers as expectations; the run still fails")
+    group.addoption("--accept", action="store_true", help="mini: write this run's numbers as expectations; the run still fails")
     full_scale.add_options(group)
     group.addoption("--results", type=Path, metavar="FILE", help="write the content of the writeup as JSON")
     conformance.add_options(group)
@@ -66,9 +65,14 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"--seeds {seeds}: give at least 1")
     if config.getoption("--accept") and seeds < 3:
         raise pytest.UsageError(f"--accept with {seeds} seed(s): the spread of a number needs --seeds 3 or more")
+    if config.getoption("--accept") and config.getoption("--scale") == "full":
+        raise pytest.UsageError("--accept belongs to --scale mini: what full scale is held to are the report's own numbers")
     full_scale.configure(config)
-    if (results := config.getoption("--results")) and not results.absolute().parent.is_dir():
-        raise pytest.UsageError(f"--results {results}: there is no folder {results.absolute().parent}")
+    if results := config.getoption("--results"):
+        if not results.absolute().parent.is_dir():
+            raise pytest.UsageError(f"--results {results}: there is no folder {results.absolute().parent}")
+        if results.is_dir():
+            raise pytest.UsageError(f"--results {results}: that is a folder, give a file")
     config.stash[ENTRIES], config.stash[TESTS], config.stash[CASES] = [], {}, {}
     hypothesis.settings.register_profile("vp", deadline=None, max_examples=int(os.environ.get("VP_EXAMPLES", "25")))
     hypothesis.settings.load_profile("vp")
@@ -387,11 +391,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     started = time.perf_counter()
     content, complaints = _writeup(config)
-    if path := config.getoption("--results"):
-        try:
-            path.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
-        except OSError as error:
-            complaints.append(f"no results: {path} cannot be written ({error.strerror}): give --results another file")
+    if complaint := conformance.write_results(config.getoption("--results"), content):
+        complaints.append(complaint)
     config.stash[WRITEUP] = content, complaints, time.perf_counter() - started
     if (complaints or content["problem"]) and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

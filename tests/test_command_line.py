@@ -6,6 +6,7 @@ fetch, doctor and bench: tests/test_full_scale.py.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -205,6 +206,17 @@ def test_ask_says_which_words_the_model_does_not_know(folder: Path, capsys: Capt
     said = capsys.readouterr()
     assert said.err == "note: mini-clip has never seen the word(s) zebra; its answer ignores them\n"
     assert len(said.out.splitlines()) == 3
+
+
+@pytest.mark.usefixtures("_quick_clip")
+@pytest.mark.skipif(sys.platform != "linux", reason="NOT RUN: file names are bytes on Linux only")
+def test_ask_shows_names_that_are_no_text(tmp_path: Path, capsys: Capture) -> None:
+    """A file name whose bytes are no UTF-8, as on old disks, is shown with a sign for what cannot be, printed and drawn."""
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (8, 8)).save(os.fsencode(tmp_path / "pictures") + b"/caf\xe9.png", format="PNG")
+    assert main(ask(tmp_path / "pictures", "--out", tmp_path / "answer.svg")) == 0
+    assert capsys.readouterr().out.partition("\t")[0].endswith("pictures/caf\ufffd.png")
+    assert "caf\ufffd.png" in (tmp_path / "answer.svg").read_text(encoding="utf-8")
 
 
 @pytest.mark.usefixtures("_quick_clip")

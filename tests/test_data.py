@@ -995,8 +995,8 @@ def fill(root: Path, *names: str, side: int = 4) -> None:
 
 
 def test_pictures_are_listed_in_order_from_all_folders_below(tmp_path: Path) -> None:
-    """Pictures anywhere below a folder are listed in the order of their paths; other files and folders are not."""
-    fill(tmp_path, "b.png", "a/deep/z.JPG", "a/c.webp")
+    """Pictures anywhere below a folder are listed in the order of their paths; hidden ones, other files and folders are not."""
+    fill(tmp_path, "b.png", "a/deep/z.JPG", "a/c.webp", ".thumbnails/b.png", "a/.ipynb_checkpoints/c-checkpoint.png", "a/._c.png")
     (tmp_path / "notes.txt").write_text("not a picture")
     (tmp_path / "folder.png").mkdir()
     assert [path.relative_to(tmp_path).as_posix() for path in list_pictures(tmp_path)] == ["a/c.webp", "a/deep/z.JPG", "b.png"]
@@ -1027,13 +1027,12 @@ def test_class_folders_become_classes(tmp_path: Path) -> None:
     assert images.pixels[:, 0, 0, 0].tolist() == [1, 2, 0]
 
 
-def test_pictures_of_several_sizes_ask_for_a_size(tmp_path: Path) -> None:
-    """Pictures of different sizes are an error until a size is given; then each becomes a square."""
+def test_pictures_of_several_sizes_are_refused(tmp_path: Path) -> None:
+    """Pictures of different sizes are an error that says which sizes there are."""
     fill(tmp_path, "boat/1.png", side=8)
     fill(tmp_path, "leaf/2.png", side=6)
     with pytest.raises(VpError, match=r"have 2 sizes, e.g. \[\(6, 6\), \(8, 8\)\]: bring them to one size"):
         load_class_folders(tmp_path, "mine", "test")
-    assert load_class_folders(tmp_path, "mine", "test", size=5).pixels.shape == (2, 3, 5, 5)
 
 
 @pytest.mark.parametrize("place", ["missing", "empty", "of files"])
@@ -1062,6 +1061,8 @@ def test_a_folder_serves_as_a_dataset(tmp_path: Path) -> None:
     assert (divided.name, divided.split, divided.class_names) == ("divided", "test", ("boat", "leaf"))
     with pytest.raises(VpError, match=r"no class folders in .*half/test"):
         load_images(str(tmp_path / "half"), "test")
+    fill(tmp_path, "photos+drawings/boat/1.png")
+    assert load_images(str(tmp_path / "photos+drawings"), "test").class_names == ("boat",)
 
 
 def test_a_named_world_is_a_dataset() -> None:

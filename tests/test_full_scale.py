@@ -860,6 +860,16 @@ def test_images_move_to_a_device_once() -> None:
     assert ImageBatches(images, Preprocess(4), "meta").pixels is images.on("meta")[0]
 
 
+def test_what_editors_and_notebooks_leave_in_class_folders_is_no_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hidden folders, and links that lead nowhere, among a class's pictures or beside the classes, are not looked at."""
+    monkeypatch.setenv("VP_DATA", str(tmp_path))
+    class_folders(tmp_path)
+    for split in ("train", "test"):
+        (tmp_path / split / ".ipynb_checkpoints").mkdir()
+        (tmp_path / split / "cat" / ".#0.png").symlink_to(tmp_path / "nowhere")
+        assert len(load_images("cifar10", split)) == 20
+
+
 # -- fetch -----------------------------------------------------------------------------------------------------------------
 
 
@@ -875,6 +885,30 @@ def test_fetch_brings_what_is_missing_and_can_be_copied(tmp_path: Path, monkeypa
     assert main(["fetch", "cifar10"]) == 0
     assert capsys.readouterr().out.startswith("cifar10: here already\n")
     assert len(load_images("cifar10", "test")) == 30
+
+
+@pytest.mark.usefixtures("published")
+def test_fetch_brings_data_where_runs_look_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    """With VP_DATA set, CIFAR is looked for there, by runs and by fetch."""
+    monkeypatch.setenv("VP_DATA", str(tmp_path / "elsewhere"))
+    assert main(["fetch", "cifar10"]) == 0
+    assert (tmp_path / "elsewhere" / READERS["cifar10"].filename).is_file()
+    assert main(["fetch", "cifar10"]) == 0
+    assert capsys.readouterr().out.splitlines()[-2] == "cifar10: here already"
+
+
+@pytest.mark.parametrize("name", [name for name in needed() if "/" in name])
+def test_a_folder_that_cannot_be_made_is_one_line(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """Weights for which there can be no folder end with exit code 2 and a line that says what to set."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("VP_HOME", str(tmp_path / "file" / "home"))
+    for variable in vp.downloads.OFFLINE:
+        monkeypatch.delenv(variable, raising=False)
+    assert main(["fetch", name]) == 2
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"error: cannot write .*\(Not a directory\): .* set VP_HOME to a folder you can write\n", said)
 
 
 @pytest.fixture
@@ -1263,7 +1297,7 @@ def test_the_doctor_advises_as_many_workers_as_fit(
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(name="GPU", total_memory=gib * 2**30))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
-    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setattr(vp.doctor, "usable_cores", lambda: cores)
     assert f"pytest -m gpu -n {workers} --html" in examined_with_everything_here(monkeypatch, torch.device("cuda"))[-1]
 
 

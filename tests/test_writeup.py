@@ -717,6 +717,8 @@ def test_a_malformed_file_of_numbers_is_named_beside_the_judgements(project: Pat
     [
         (["--seeds", "0"], "ERROR: --seeds 0: give at least 1"),
         (["--results", "no/such/results.json"], "ERROR: --results no/such/results.json: there is no folder"),
+        (["--results", "tests"], "ERROR: --results tests: that is a folder, give a file"),
+        (["--accept", "--seeds", "3", "--scale", "full"], "ERROR: --accept belongs to --scale mini"),
         (["--accept"], "ERROR: --accept with 1 seed(s): the spread of a number needs --seeds 3 or more"),
         (["--accept", "--seeds", "2"], "ERROR: --accept with 2 seed(s): the spread of a number needs --seeds 3 or more"),
     ],

@@ -123,13 +123,18 @@ def _ask(arguments: argparse.Namespace) -> None:
     rows = probabilities.tolist()
     if arguments.json:
         answers = [
-            {"image": str(p), "probabilities": dict(zip(arguments.labels, row, strict=True))}
+            {"image": _shown(p), "probabilities": dict(zip(arguments.labels, row, strict=True))}
             for p, row in zip(paths, rows, strict=True)
         ]
         print(json.dumps(answers, indent=2))
         return
     for path, row in zip(paths, rows, strict=True):
-        print(f"{path}\t" + "\t".join(f"{label} {value:.1%}" for label, value in zip(arguments.labels, row, strict=True)))
+        print(f"{_shown(path)}\t" + "\t".join(f"{label} {value:.1%}" for label, value in zip(arguments.labels, row, strict=True)))
+
+
+def _shown(path: Path) -> str:
+    """A path as text: bytes of its name that are none, as on old disks, become the sign for what cannot be shown."""
+    return os.fsencode(path).decode(errors="replace")
 
 
 def _draw(arguments: argparse.Namespace, paths: Sequence[Path], probabilities: Tensor) -> None:
@@ -139,7 +144,7 @@ def _draw(arguments: argparse.Namespace, paths: Sequence[Path], probabilities: T
 
     chosen = sorted(random.Random(0).sample(range(len(paths)), min(arguments.most, len(paths))))
     shown = [square(read_picture(paths[i]), 224) for i in chosen]
-    titles = [str(paths[i].relative_to(arguments.images)) for i in chosen]
+    titles = [_shown(paths[i].relative_to(arguments.images)) for i in chosen]
     figure = prediction_bars(shown, probabilities[chosen], arguments.labels, titles)
     out: Path = arguments.out
     temporary = out.parent / f".vp-{os.getpid()}.part"

@@ -9,6 +9,11 @@ from collections.abc import MutableMapping
 VISIBLE, SHARING = "CUDA_VISIBLE_DEVICES", "VP_WORKERS_ON_DEVICE"
 
 
+def usable_cores() -> int:
+    """How many cores this process may use, which a scheduler or container may have made fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def visible_devices(given: str | None, present: int | None) -> list[str]:
     """The devices a process may use, as CUDA reads its list: `given` up to the first that is not there, each once; all if None.
 

@@ -12,6 +12,7 @@ import torch
 from vp.bench import TABLES, Speed, duration, matrix_rate, measure, project, works
 from vp.data import data_root
 from vp.data.cifar import load_cifar
+from vp.devices import usable_cores
 from vp.downloads import offline_because
 from vp.evaluation.batches import KEPT_SHARE
 from vp.experiments import SCALES
@@ -87,7 +88,7 @@ def _workers(device: torch.device) -> int:
     With more, every step would compute it again: one on each GPU where not even one can keep it.
     """
     on_each = max(1, int(KEPT_SHARE * _gib(device) // KEPT_GIB))
-    return min(torch.cuda.device_count() * on_each, os.cpu_count() or 1)
+    return min(torch.cuda.device_count() * on_each, usable_cores())
 
 
 def _folder(folder: Path) -> str:

@@ -10,8 +10,9 @@ from pathlib import Path
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+from vp.data import data_root
 from vp.data.cifar import READERS, load_cifar, unpack
-from vp.downloads import DownloadFailed, check_network, download, matches, offline_because, weights_folder
+from vp.downloads import DownloadFailed, check_network, check_space, download, matches, offline_because, weights_folder
 from vp.experiments import SCALES
 from vp.models.clip import check_clip_name, clip_source, find_clip_weights, note_checksum, weights_are_whole
 from vp.models.fine_tuning import is_network, network_source, network_weights
@@ -43,7 +44,7 @@ def piece(name: str) -> Piece:
     if name.endswith(f"/{RANDOM}"):
         raise VpError(f"{name} has random weights, there is nothing to fetch: give one of {', '.join(needed())}")
     if name in READERS:
-        return Piece(name, lambda: _cifar_is_here(name, home() / "data"), lambda: _bring_cifar(name, home() / "data"))
+        return Piece(name, lambda: _cifar_is_here(name, data_root()), lambda: _bring_cifar(name, data_root()))
     if is_network(name):
         architecture, _, tag = name.partition("/")
         url = network_source(architecture, tag)
@@ -92,9 +93,18 @@ def _clip_is_here(architecture: str, tag: str) -> bool:
 
 def _bring_clip(architecture: str, tag: str) -> None:
     """From the hub, by its own library, which shows progress and goes on where it stopped."""
-    place, files = clip_source(architecture, tag)
     folder = weights_folder()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        check_space(folder, 2**20 * SIZES_MIB.get(f"{architecture}/{tag}", 0), f"{architecture}/{tag}")
+        _bring_clip_to(folder, architecture, tag)
+    except OSError as error:
+        reason = error.strerror or error
+        raise DownloadFailed(f"cannot write to {folder} ({reason}): free space or set VP_HOME to a folder you can write") from error
+
+
+def _bring_clip_to(folder: Path, architecture: str, tag: str) -> None:
+    place, files = clip_source(architecture, tag)
     if damaged := find_clip_weights(architecture, tag, elsewhere=False):
         if damaged.resolve().is_relative_to(folder.resolve()):
             damaged.resolve().unlink()
@@ -127,13 +137,13 @@ def _copy_from_hub_cache(found: Path, folder: Path) -> Path:
     place = found.relative_to(constants.HF_HUB_CACHE)  # models--OWNER--NAME/snapshots/REVISION/FILE
     repository, _, revision, *_ = place.parts
     copy, current = folder / place, folder / repository / "refs" / "main"
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    current.parent.mkdir(parents=True, exist_ok=True)
+    part = copy.with_suffix(".part")
     try:
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        current.parent.mkdir(parents=True, exist_ok=True)
-        part = copy.with_suffix(".part")
         shutil.copyfile(found, part)
         part.replace(copy)
-        current.write_text(revision, encoding="utf-8")
-    except OSError as error:
-        raise DownloadFailed(f"cannot write {copy} ({error.strerror or error}): free space or set VP_HOME elsewhere") from error
+    finally:
+        part.unlink(missing_ok=True)
+    current.write_text(revision, encoding="utf-8")
     return copy

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
+from vp.devices import usable_cores
 from vp.runtime import VpError, home
 
 SLOTS = 64  # more processes than that take turns
@@ -129,7 +130,7 @@ def patiently(lock: FileLock, said: str) -> Iterator[None]:
 def _all_cores() -> Iterator[None]:
     """As many threads as this process may use cores; workers of a test run have fewer."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    torch.set_num_threads(usable_cores())
     try:
         yield
     finally:

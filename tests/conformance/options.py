@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
+
+from vp.devices import usable_cores
 
 WORKERS = 2
 
@@ -18,6 +23,17 @@ def add_options(group: pytest.OptionGroup) -> None:
         help="ask the specification of this file.py, module, or either:object, in place of vp; may be given several times",
     )
     group.addoption("--time-limit", type=float, default=10.0, metavar="S", help="with --impl: seconds for one call of a solution")
+
+
+def write_results(path: Path | None, content: Any) -> str:
+    """Write what `--results` asks for; gives back what went wrong, in words."""
+    if path is None:
+        return ""
+    try:
+        path.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+    except OSError as error:
+        return f"no results: {path} cannot be written ({error.strerror}): give --results another file"
+    return ""
 
 
 def split_label(label: str) -> tuple[str, str]:
@@ -41,6 +57,6 @@ def use_workers(config: pytest.Config) -> None:
     option = config.option
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # of the workers, too: what needs a GPU says so
     if getattr(option, "numprocesses", None) is None and not option.usepdb:
-        option.numprocesses = min(WORKERS, os.cpu_count() or 1)
+        option.numprocesses = min(WORKERS, usable_cores())
     if getattr(option, "maxworkerrestart", None) is None:
         option.maxworkerrestart = "100000"

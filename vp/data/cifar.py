@@ -21,7 +21,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.utils import check_integrity
 
 from vp.data.images import ImageSet
-from vp.data.pictures import list_pictures, load_class_folders
+from vp.data.pictures import is_hidden, list_pictures, load_class_folders
 from vp.runtime import NotAvailable, home
 
 READERS: dict[str, type[CIFAR10]] = {"cifar10": CIFAR10, "cifar100": CIFAR100}
@@ -65,7 +65,7 @@ def files_of_cifar(name: str, split: str, root: Path) -> list[Path]:
     if found := sorted(path for path in published if path.is_file()):
         return found
     folder = _class_folders(name, root)
-    return [] if folder is None else sorted((folder / split).rglob("*"))
+    return [] if folder is None else sorted(path for path in (folder / split).rglob("*") if path.exists())
 
 
 def _reader(name: str, root: Path) -> type[CIFAR10]:
@@ -130,7 +130,8 @@ def _class_folders(name: str, root: Path) -> Path | None:
     """The folder with train/CLASS and test/CLASS of this dataset: `root`/NAME, or `root` if its classes are this dataset's."""
     for folder in (root / name, root):
         for split in ("train", "test"):
-            if {path.name.replace(" ", "_") for path in (folder / split).glob("*/")} == {*CLASS_NAMES[name]}:
+            shown = [path for path in (folder / split).glob("*/") if not is_hidden(path, folder)]
+            if {path.name.replace(" ", "_") for path in shown} == {*CLASS_NAMES[name]}:
                 return folder
     if (root / name).is_dir():
         few = ", ".join(CLASS_NAMES[name][:3])

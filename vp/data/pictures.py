@@ -39,13 +39,21 @@ def read_picture(path: Path) -> Tensor:
     return torch.from_numpy(array).permute(2, 0, 1)
 
 
+def is_hidden(path: Path, folder: Path) -> bool:
+    """Is it, or anything between it and `folder`, called `.something`, as notebooks and file managers call their own?"""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
 def list_pictures(folder: Path) -> list[Path]:
-    """Picture files anywhere below `folder`, sorted. Raises VpError when there is no such folder or no picture in it."""
+    """Picture files anywhere below `folder`, sorted; hidden ones are not looked at.
+
+    Raises VpError when there is no such folder or no picture in it.
+    """
     if not folder.is_dir():
         raise VpError(f"{folder} is not a folder: give a folder of pictures ({', '.join(sorted(PICTURES))})")
     try:
         found = sorted(
-            path for path in folder.rglob("*") if path.suffix.lower() in PICTURES and path.name[0] != "." and path.is_file()
+            path for path in folder.rglob("*") if path.suffix.lower() in PICTURES and not is_hidden(path, folder) and path.is_file()
         )
     except OSError as error:
         raise VpError(f"cannot read {folder} ({error.strerror}): check its permissions") from error
@@ -59,22 +67,15 @@ def square(picture: Tensor, size: int) -> Tensor:
     return centre_crop(resize(picture[None], size), size)[0]
 
 
-def load_class_folders(root: Path, name: str, split: str, size: int | None = None) -> ImageSet:
-    """One folder per class below `root`; the folder's name, with `_` as space, is the class name.
-
-    Pictures of one size are kept as they are; otherwise give `size` to bring each to a square of that many pixels.
-    """
-    folders = sorted(path for path in root.glob("*/") if not path.name.startswith("."))
+def load_class_folders(root: Path, name: str, split: str) -> ImageSet:
+    """One folder per class below `root`; the folder's name, with `_` as space, is the class name. All pictures have one size."""
+    folders = sorted(path for path in root.glob("*/") if not is_hidden(path, root))
     if not folders:
         raise VpError(f"no class folders in {root}: expected one folder of pictures per class")
-    pictures, labels = [], []
-    for label, folder in enumerate(folders):
-        for path in list_pictures(folder):
-            picture = read_picture(path)
-            pictures.append(picture if size is None else square(picture, size))
-            labels.append(label)
+    found = [(label, read_picture(path)) for label, folder in enumerate(folders) for path in list_pictures(folder)]
+    labels, pictures = zip(*found, strict=True)
     shapes = {tuple(picture.shape[1:]) for picture in pictures}
-    if len(shapes) > 1 and size is None:
+    if len(shapes) > 1:
         raise VpError(f"pictures in {root} have {len(shapes)} sizes, e.g. {sorted(shapes)[:2]}: bring them to one size first")
     class_names = tuple(folder.name.replace("_", " ") for folder in folders)
     return ImageSet(name, split, torch.stack(pictures), torch.tensor(labels), class_names)

@@ -42,7 +42,7 @@ def load_images(name: str, split: str, limit: int | None = None) -> ImageSet:
 
 @lru_cache(maxsize=12)
 def _load(name: str, split: str, root: Path, limit: int | None) -> ImageSet:
-    if "+" in name:
+    if "+" in name and not Path(name).is_dir():
         first, second = name.split("+", 1)
         return union(_load(first, split, root, limit), _load(second, split, root, limit))
     if limit is not None:

@@ -82,7 +82,7 @@ class FrozenCLIP(nn.Module):
     def visual(self) -> Any:
         """The vision tower; under autocast one whose weights have its precision, to which they would be cast at every use."""
         where = self.model.logit_scale.device
-        if not torch.is_autocast_enabled(where.type):
+        if not (torch.amp.is_autocast_available(where.type) and torch.is_autocast_enabled(where.type)):
             return self.model.visual
         dtype = torch.get_autocast_dtype(where.type)
         if (dtype, where) not in self.kept:

@@ -97,6 +97,8 @@ class SamePrecisionLayerNorm(LayerNorm):  # type: ignore[misc]  # open_clip carr
 
     def forward(self, x: Tensor) -> Tensor:
         """(x - mean) / sqrt(variance + eps) * weight + bias, over the last dimension."""
+        if x.dtype == self.weight.dtype:
+            return functional.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
         known = self.rounded and self.rounded[0].dtype == x.dtype
         weight, bias = self.rounded if known else (self.weight.to(x.dtype), self.bias.to(x.dtype))
         with torch.autocast(x.device.type, enabled=False):
