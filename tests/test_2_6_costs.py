@@ -6,10 +6,13 @@ parameter and compute efficiency about resources. What can be measured of them i
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.utils.flop_counter import FlopCounterMode
 
 from vp.data import Preprocess
 from vp.evaluation import saved_bytes, time_each
@@ -65,6 +68,38 @@ def test_zero_shot_stores_nothing(kept_bytes: dict[str, int]) -> None:
     assert kept_bytes["zero-shot"] == 0
 
 
+@pytest.fixture(scope="module")
+def operations(methods: dict[str, nn.Module], batch) -> dict[str, int]:
+    """Floating-point operations of products and attention in a training step, forward and backward; of zero-shot, forward."""
+    images, labels = batch
+    counted = {}
+    for name, model in methods.items():
+        with FlopCounterMode(display=False) as counter, nullcontext() if trained(model) else torch.no_grad():
+            loss = cross_entropy(model(images), labels)
+            if trained(model):
+                loss.backward()
+        counted[name] = counter.get_total_flops()
+    return counted
+
+
+def prompts_of(some: dict[str, int]) -> dict[str, int]:
+    """Of all methods those that are prompts."""
+    return {name: value for name, value in some.items() if "px" in name or "tokens" in name}
+
+
+@pytest.mark.claim("less-compute")
+def test_a_step_of_prompting_computes_more_than_one_of_a_linear_probe(operations: dict[str, int]) -> None:
+    """A step of any prompt has more operations than one of a linear probe, which goes backward through its last layer only; that
+    of a visual prompt, backward through all blocks, about twice as many; and the later deep prompts are put in, the fewer."""
+    probe = operations["linear probe"]
+    for name in ("fixed patch, 1 px", "padding, 6 px"):
+        assert 1.9 * probe < operations[name] < 2.1 * probe, name
+    first, middle, last = (operations[f"8 tokens before block {block}"] for block in (0, 6, 11))
+    assert first > middle > last > 1.05 * probe
+    assert operations["full fine-tuning"] > max(operations["padding, 6 px"], operations["fixed patch, 1 px"])
+    assert operations["zero-shot"] <= probe
+
+
 @pytest.mark.claim("less-compute")
 def test_a_linear_probe_stores_only_its_features_and_logits(kept_bytes: dict[str, int]) -> None:
     """A linear probe stores its input features and the softmax of its logits, and nothing of the network."""
@@ -75,8 +110,7 @@ def test_a_linear_probe_stores_only_its_features_and_logits(kept_bytes: dict[str
 @pytest.mark.claim("prompting-stores-more", "less-compute")
 def test_prompting_stores_more_than_linear_probing(kept_bytes: dict[str, int]) -> None:
     """Prompting needs more memory than linear probing: it stores the activations of every block after the prompt."""
-    prompts = [name for name in kept_bytes if "px" in name or "tokens" in name]
-    assert min(kept_bytes[name] for name in prompts) > 5 * kept_bytes["linear probe"]
+    assert min(prompts_of(kept_bytes).values()) > 5 * kept_bytes["linear probe"]
     for name in ("fixed patch, 1 px", "padding, 6 px", "8 tokens before block 0"):
         assert kept_bytes[name] > 100 * kept_bytes["linear probe"]
 
@@ -127,8 +161,10 @@ def test_saved_bytes_are_deterministic_and_grow_with_the_batch(methods: dict[str
     assert kept(8) - kept(4) == 2 * (kept(4) - kept(2))
 
 
-def test_table_of_costs(methods: dict[str, nn.Module], kept_bytes: dict[str, int], batch, record) -> None:
-    """The table of costs: trained parameters, bytes kept for the backward pass, time of a training step."""
+def test_table_of_costs(
+    methods: dict[str, nn.Module], kept_bytes: dict[str, int], operations: dict[str, int], batch, record
+) -> None:
+    """The table of costs: trained parameters, bytes kept for the backward pass, operations and time of a training step."""
     images, labels = batch
 
     def step(model: nn.Module) -> None:
@@ -144,14 +180,16 @@ def test_table_of_costs(methods: dict[str, nn.Module], kept_bytes: dict[str, int
         "table",
         id="costs",
         caption=f"What a step costs on the miniature CLIP, batch {BATCH}, {CLASSES} classes, on this machine: parameters that "
-        "train, KiB kept for the backward pass (exact), median milliseconds of a step (smallest to largest of 5). The weights are "
+        "train, KiB kept for the backward pass and millions of operations (exact), median milliseconds of a step (smallest to "
+        "largest of 5). Zero-shot is a forward pass. The weights are "
         "random: costs do not depend on them.",
-        head=["Method", "Trained parameters", "KiB kept for backward", "ms per step"],
+        head=["Method", "Trained parameters", "KiB kept for backward", "million operations", "ms per step"],
         rows=[
             [
                 name,
                 f"{trained(model):,}",
                 f"{kept_bytes[name] / 1024:,.1f}",
+                f"{operations[name] / 1e6:,.0f}",
                 f"{ms[name][2]:.1f} ({ms[name][0]:.1f} to {ms[name][-1]:.1f})",
             ]
             for name, model in methods.items()

@@ -6,6 +6,8 @@ import math
 import tomllib
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 
 from conftest import EXPECTATIONS
 from tests.controls import evaluation as controls
+from vp.data import GaussianNoise
 from vp.evaluation import ContrastTest, PairedTest, prediction_half_width
 from vp.expectations import (
     Expectation,
@@ -30,9 +33,10 @@ from vp.expectations import (
     load_unjudged,
     ordering_verdict,
 )
-from vp.experiments import SCALES, runs
+from vp.experiments import SCALES, DeepTokens, NewHead, VisualPrompt, runs
 from vp.models import NETWORKS
 from vp.runtime import VpError
+from vp.training import Recipe
 
 GOOD = {"value": 90.5, "tolerance": 1, "source": "report, table 2", "reason": "replications"}
 
@@ -54,6 +58,90 @@ def test_every_committed_expectation_is_of_a_run(scale: str) -> None:
     for name in load_expectations(EXPECTATIONS, scale):
         assert name in known
         assert name in tomllib.loads((EXPECTATIONS / scale / f"{known[name].table}.toml").read_text(encoding="utf-8"))
+
+
+# Tables 1, 2, 3, 5 and 6 of the report, typed in a second time, and the tolerances of its replications (settings).
+PRINTED = {
+    **{"zero-shot-10-train": 88.73, "zero-shot-10-test": 88.94, "zero-shot-100-train": 63.56, "zero-shot-100-test": 63.15},
+    **{"fixed-patch-10": 89.57, "padding-10": 92.74, "fixed-patch-100": 64.49, "padding-100": 71.39},
+    **{"residual-100": 58.55, "residual-100-flip": 59.27, "padding-100-noise": 61.89, "residual-100-noise": 25.15},
+    **{"padding-10-on-110": 67.705, "padding-100-on-110": 70.525},
+}
+TABLE_3 = """
+10  0  1 95.32 95.48
+10  0  4 96.31 94.97
+10  0  8 96.59 94.67
+10  6  1 94.63 94.82
+10  6  4 95.82 94.46
+10  6  8 96.00 94.23
+10  11 1 91.17 92.44
+10  11 4 91.18 92.35
+10  11 8 89.25 92.19
+100 0  1 75.90 76.27
+100 0  4 78.43 75.78
+100 0  8 79.98 74.86
+100 6  1 73.72 74.29
+100 6  4 76.95 74.01
+100 6  8 78.11 73.56
+100 11 1 69.62 68.39
+100 11 4 69.61 68.00
+100 11 8 69.64 67.67
+"""
+FROM_REPLICATIONS = {
+    **{"deep-10-block0-n4-back": 96.37, "deep-10-block6-n4-back": 95.84},
+    **{"deep-100-block0-n4-back": 79.42, "deep-100-block6-n4-back": 77.74},
+    **{"zero-shot-10-noise": 88.18, "zero-shot-100-noise": 60.98, "fixed-patch-10-on-110": 68.9, "fixed-patch-100-on-110": 68.9},
+}
+TOLERANCES = {  # the first that fits
+    **{"zero-shot-*-noise": 1.0, "zero-shot-*": 0.15, "fixed-patch-*-on-110": 1.0, "fixed-patch-*": 0.25},
+    **{"padding-10": 0.6, "padding-100": 1.2, "padding-100-noise": 2.0, "padding-10-on-110": 1.0, "padding-100-on-110": 1.5},
+    **{"residual-100": 0.8, "residual-100-flip": 0.7, "residual-100-noise": 1.5},
+    **{"deep-10-block11-n8-front": 2.5, "deep-10-block11-*": 1.5, "deep-100-block11-*": 2.0, "deep-10-*": 0.8, "deep-100-*": 1.5},
+}
+
+
+def test_full_scale_is_held_to_the_reports_numbers() -> None:
+    """Every number that the report's tables print, and no other, is what full scale is held to as the report's: its front column
+    with the first token as readout, its back column with one token, and with more of them for the scrambled control."""
+    expected = load_expectations(EXPECTATIONS, "full")
+    printed = dict(PRINTED)
+    for classes, block, n, front, back in map(str.split, TABLE_3.strip().splitlines()):
+        cell = f"deep-{classes}-block{block}-n{n}"
+        printed |= {f"{cell}-front": float(front), f"{cell}-scrambled": float(back)}
+        if n == "1":
+            printed[f"{cell}-back"] = float(back)
+    assert len(printed) == 14 + 18 + 18 + 6
+    assert {name: one.value for name, one in expected.items() if one.source.startswith("report")} == printed
+    assert {name: one.value for name, one in expected.items()} == printed | FROM_REPLICATIONS
+    for name, one in expected.items():
+        assert one.tolerance == next(points for pattern, points in TOLERANCES.items() if fnmatchcase(name, pattern)), name
+
+
+def test_full_scale_trains_as_the_report_did() -> None:
+    """Models, sizes and recipes of all full-scale runs are those of the settings, typed in a second time."""
+    prompts = Recipe("sgd", 40.0, momentum=0.9, warmup_steps=1000, schedule="cosine", epochs=20, batch_size=128, shuffle=False)
+    heads = Recipe("adam", 0.001, warmup_steps=0, schedule="constant", epochs=30, batch_size=128, shuffle=True)
+    for name, run in runs("full").items():
+        assert run.dataset in ("cifar10", "cifar100", "cifar10+cifar100")
+        assert run.template == "This is a photo of a {}"
+        assert run.tested_epoch == ("best" if run.head else "last")
+        assert run.backbone == ("resnet18/IMAGENET1K_V1" if run.head else "ViT-B-32-quickgelu/openai")
+        assert run.validation_share == (0.1 if run.head else 0.2)
+        assert (run.limit, run.rehearsal) == (None, False)
+        if run.noise and run.table == "table_5":
+            assert run.noise in (GaussianNoise(0.1), GaussianNoise(0.1, clamp=True))
+        if isinstance(run.prompt, VisualPrompt):
+            assert run.prompt in (VisualPrompt("fixed-patch", 1), VisualPrompt("padding", 30))
+        if isinstance(run.prompt, DeepTokens) and run.table == "table_3":
+            assert run.prompt.n in (1, 4, 8)
+            assert run.prompt.block in (0, 6, 11)
+        if run.recipe and run.table in ("table_1_2", "table_2", "table_3"):
+            ours = replace(heads, epochs=10) if run.head and run.head.stages else heads if run.head else prompts
+            assert run.recipe == ours, name
+        elif run.recipe:  # neither in the report nor in the settings
+            assert run.table == "why"
+    assert runs("full")["residual-100"].head == NewHead("drifting", flip=0.0, stages=())
+    assert runs("full")["residual-100-flip"].head == NewHead("drifting", flip=0.5, stages=())
 
 
 def test_expectations_are_read_from_all_files_of_a_scale(tmp_path: Path) -> None:
