@@ -316,6 +316,7 @@ def test_vit_b_32_lies_highest_above_the_reports_trend(report: ReportFigures) ->
     assert round(above["vit_b_32"], 1) == 3.9
 
 
+@pytest.mark.claim("time-is-per-batch")
 def test_the_reports_times_are_of_a_batch(report: ReportFigures) -> None:
     """The report's times are of a batch of 8 and were never divided: an image took an eighth, ViT-S/8 7.2 ms and not 57.9."""
     timing = Timing(TIME_BATCH, (report.networks["vit_small_patch8_224"].ms_per_batch / 1000,))

@@ -443,8 +443,10 @@ def test_table_1_zero_shot_accuracy(name: str, results, judge) -> None:
 # -- figures 5 and 6 -------------------------------------------------------------------------------------------------------
 
 FROM_NATURE = {"bird", "cat", "deer", "dog", "frog", "horse", "tree", "fish", "mushroom", "moon", "flower"}
-PRIMARY, COLOUR_TEMPLATE = ("red", "green", "blue"), "This is an image mostly coloured {}"
-ORIGINS, ORIGIN_TEMPLATE = ("human-made", "from-nature"), "This image displays an object that is {}"
+CLEARLY_HUMAN_MADE = {"keyboard", "couch"}  # the report's examples, classes of CIFAR-100
+# As they were run (settings); the report prints "This is an image mostly coloured" and "This image displays an object that is".
+PRIMARY, COLOUR_TEMPLATE = ("red", "green", "blue"), "This image is mostly coloured {}"
+ORIGINS, ORIGIN_TEMPLATE = ("human-made", "from-nature"), "This image shows an object that is {}"
 
 
 @pytest.fixture
@@ -541,10 +543,10 @@ def test_figure_5_clip_tells_the_primary_colour(find, backbone: FrozenCLIP, reco
 @pytest.mark.reproduces
 def test_figure_6_clip_tells_human_made_from_natural(find, backbone: FrozenCLIP, record, judge) -> None:
     """The model tells human-made objects from objects from nature; where it mislabels one, it is less confident."""
-    images = shown_by(find("zero-shot-10-test"))
-    probabilities, natural = origins_of(images, backbone)
+    hundred = shown_by(find("zero-shot-100-test"))
+    probabilities, natural = origins_of(shown_by(find("zero-shot-10-test")), backbone)
     draw_eight(
-        images,
+        hundred,
         backbone,
         ORIGIN_TEMPLATE,
         ORIGINS,
@@ -561,9 +563,16 @@ def test_figure_6_clip_tells_human_made_from_natural(find, backbone: FrozenCLIP,
         positive_verdict((low - larger, high - larger)),
         claim="human-made-or-natural",
     )
-    words, low, high = share(probabilities[~natural, 0] > 0.75)
+    named, those, what = torch.tensor([name in CLEARLY_HUMAN_MADE for name in hundred.class_names])[hundred.labels], ~natural, ""
+    if named.any():
+        probabilities, those, what = (
+            origins_of(hundred.take(torch.where(named)[0]), backbone)[0],
+            slice(None),
+            ", keyboards and couches",
+        )
+    words, low, high = share(probabilities[those, 0] > 0.75)
     judge.conclude(
-        f"“human-made” has over 75% in {words} of human-made objects; high means in above half",
+        f"“human-made” has over 75% in {words} of human-made objects{what}; high means in above half",
         positive_verdict((low - 0.5, high - 0.5)),
         claim="human-made-confidence",
     )

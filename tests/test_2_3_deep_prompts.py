@@ -163,6 +163,7 @@ def test_both_readouts_agree_while_the_class_token_comes_first(impl, seed: int, 
 # -- what a deep prompt is -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.claim("attention-reaches-every-position")
 @pytest.mark.specifies("DeepPromptedCLIP")
 @given(seed=seeds, n=counts, block=blocks, position=positions, readout=readouts, batch=batch_sizes)
 def test_the_tokens_run_through_open_clips_own_blocks(impl, seed: int, n: int, block: int, position, readout, batch: int) -> None:
@@ -314,7 +315,7 @@ def test_every_block_runs_exactly_once(impl, seed: int, n: int, block: int, posi
         assert times == 1, f"with n = {n} from block {block} on, block {index} ran {times} times for one image: expected 1"
 
 
-@pytest.mark.claim("only-the-tokens-learn")
+@pytest.mark.claim("only-the-tokens-learn", "attention-reaches-every-position")
 @pytest.mark.specifies("DeepPromptedCLIP")
 @given(n=st.integers(1, 4), **deep_settings)
 def test_the_prompt_and_nothing_else_gets_a_gradient(impl, seed: int, n: int, block: int, position, readout) -> None:

@@ -321,6 +321,7 @@ def test_k_layers_see_exactly_the_k_hop_ball(impl, graph: nx.Graph, depth: int) 
     assert_sees_the_ball(impl.graph_convolution, graph, depth)
 
 
+@pytest.mark.claim("receptive-field")
 @pytest.mark.specifies("message_passing")
 @given(graph=st.one_of(simple_graphs(min_nodes=1), directed_graphs(min_nodes=1)), depth=st.integers(1, 3))
 def test_k_layers_of_message_passing_see_no_further(impl, graph: nx.Graph, depth: int) -> None:
