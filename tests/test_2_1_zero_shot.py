@@ -59,11 +59,12 @@ def mini() -> CLIP:
 def test_logits_are_the_scaled_cosine(impl, seed: int, batch: int, classes: int, width: int, logit_scale: float) -> None:
     """Logits are exp(logit_scale) times the cosine of image and text features."""
     images, texts = 3 * tensor(seed, batch, width), 0.5 * tensor(seed + 1, classes, width)
-    found = impl.zero_shot_logits(images, texts, torch.tensor(logit_scale))
+    found = impl.zero_shot_logits(images.requires_grad_(), texts, torch.tensor(logit_scale))
+    assert getattr(found, "requires_grad", False), "the logits have no gradient, which prompts are to learn by"
     expected, scale = torch.empty(batch, classes, dtype=torch.double), math.exp(logit_scale)
     for b in range(batch):
         for k in range(classes):
-            one, other = images[b].double(), texts[k].double()
+            one, other = images[b].detach().double(), texts[k].double()
             expected[b, k] = scale * (one @ other) / (one.norm() * other.norm())
     agree(found, expected, f"logits at logit_scale {logit_scale:.3g}, against {scale:.3g} x cosine", atol=3e-6 * scale, rtol=1e-5)
 
@@ -307,12 +308,14 @@ class Mixed(torch.nn.Module):
 
 @pytest.mark.specifies("PromptedCLIP")
 @FEW
-@given(seed=seeds, batch=batches)
-def test_a_prompted_clip_is_open_clip_on_prompted_images(impl, seed: int, batch: int) -> None:
-    """With a prompt the classifier gives what open_clip's own forward gives for prompt(images)."""
+@given(seed=seeds, batch=batches, training=st.booleans())
+def test_a_prompted_clip_is_open_clip_on_prompted_images(impl, seed: int, batch: int, training: bool) -> None:
+    """With a prompt the classifier gives what open_clip's own forward gives for prompt(images), in either mode."""
     images, prompt = tensor(seed, batch, 3, 40, 40), Mixed(seed + 1)
+    model = impl.PromptedCLIP(deepcopy(mini()), tokenizer(), NAMES, prompt)
+    model.train(training)
     with torch.no_grad():
-        found = impl.PromptedCLIP(deepcopy(mini()), tokenizer(), NAMES, prompt)(images)
+        found = model(images)
         image_features, text_features, scale = mini()(prompt(images), tokenizer()(TEXTS))
     what = f"logits of {', '.join(NAMES)}, against open_clip's own for prompt(images)"
     agree(found, scale * image_features @ text_features.T, what, atol=3e-5, rtol=1e-5)
@@ -348,7 +351,9 @@ def test_features_have_unit_length(clip: FrozenCLIP) -> None:
 @given(texts=st.lists(st.sampled_from([*TEXTS, "a car", "an image mostly coloured red", "moon"]), min_size=1, max_size=4))
 def test_text_features_are_open_clips_at_unit_length(impl, texts: list[str]) -> None:
     """Text features are what open_clip's own text tower gives, each divided by its length."""
-    found = impl.text_features(deepcopy(mini()), tokenizer(), texts)
+    model = deepcopy(mini())
+    found = impl.text_features(model, tokenizer(), texts)
+    assert not any(module.training for module in model.modules()), "the model given is in training mode now: leave its mode alone"
     agree(torch.as_tensor(found).norm(dim=-1), torch.ones(len(texts)), "lengths of text features", rtol=1e-5)
     with torch.no_grad():
         agree(found, normalize(mini().encode_text(tokenizer()(texts)), dim=-1), "text features, against open_clip's own", rtol=1e-5)
@@ -374,7 +379,7 @@ def test_the_fingerprint_sees_every_weight(clip: FrozenCLIP) -> None:
 def test_underscores_in_a_class_name_are_read_as_spaces(impl, template: str) -> None:
     """The template is "This is a photo of a {}" without full stop, and an underscore becomes a space."""
     before, after = template.split("{}")
-    names = {"aquarium_fish": "aquarium fish", "apple": "apple", "lawn_mower_2": "lawn mower 2"}
+    names = {"aquarium_fish": "aquarium fish", "apple": "apple", "lawn_mower_2": "lawn mower 2", "T-Rex": "T-Rex"}
     for found, name in zip(impl.fill_template(template, list(names)), names, strict=True):
         expected = before + names[name] + after
         assert found == expected, f"fill_template({template!r}, ...) made {found!r} of {name!r}: expected {expected!r}"

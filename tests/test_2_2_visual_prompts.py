@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.conformance.agree import agree
@@ -95,10 +96,11 @@ def test_gradients_reach_every_prompt_parameter(impl, kind: str, sizes: Sizes, s
 
 @pytest.mark.claim("fixed-patch-place")
 @pytest.mark.specifies("FixedPatch")
-@given(sizes=prompt_sizes("FixedPatch"), seed=seeds)
-def test_the_fixed_patch_is_added_at_the_top_left(impl, sizes: Sizes, seed: int) -> None:
-    """The fixed patch is added to the top left pixels and to no others."""
+@given(sizes=prompt_sizes("FixedPatch"), seed=seeds, training=st.booleans())
+def test_the_fixed_patch_is_added_at_the_top_left(impl, sizes: Sizes, seed: int, training: bool) -> None:
+    """The fixed patch is added to the top left pixels and to no others, in training and evaluation mode."""
     prompt = impl.FixedPatch(*sizes)
+    prompt.train(training)
     images = images_for(sizes, seed, 2)
     added = (prompt(images) - images).detach()
     patch = added[:, :, : sizes.size, : sizes.size].clone()
@@ -110,10 +112,13 @@ def test_the_fixed_patch_is_added_at_the_top_left(impl, sizes: Sizes, seed: int)
 
 @pytest.mark.claim("padding-place")
 @pytest.mark.specifies("Padding")
-@given(sizes=prompt_sizes(), seed=seeds, batch=batches)
-def test_padding_leaves_the_inside_as_it_was_and_adds_each_parameter_once(impl, sizes: Sizes, seed: int, batch: int) -> None:
-    """The padding is added to the frame only, each parameter to one pixel, and the same to every image."""
+@given(sizes=prompt_sizes(), seed=seeds, batch=batches, training=st.booleans())
+def test_padding_leaves_the_inside_as_it_was_and_adds_each_parameter_once(
+    impl, sizes: Sizes, seed: int, batch: int, training: bool
+) -> None:
+    """The padding is added to the frame only, each parameter to one pixel, and the same to every image; in evaluation mode, too."""
     prompt = impl.Padding(*sizes)
+    prompt.train(training)
     images = images_for(sizes, seed, batch)
     added = (prompt(images) - images).detach()
     inner = slice(sizes.size, sizes.image_size - sizes.size)
@@ -126,10 +131,13 @@ def test_padding_leaves_the_inside_as_it_was_and_adds_each_parameter_once(impl, 
 
 
 @pytest.mark.specifies("RandomPatch")
-@given(sizes=prompt_sizes("RandomPatch"), seed=seeds, batch=batches)
-def test_the_random_patch_is_added_whole_at_some_place_of_each_image(impl, sizes: Sizes, seed: int, batch: int) -> None:
-    """The random patch appears once in every image, whole, wherever it fell."""
+@given(sizes=prompt_sizes("RandomPatch"), seed=seeds, batch=batches, training=st.booleans())
+def test_the_random_patch_is_added_whole_at_some_place_of_each_image(
+    impl, sizes: Sizes, seed: int, batch: int, training: bool
+) -> None:
+    """The random patch appears once in every image, whole, wherever it fell, in training and evaluation mode."""
     prompt = impl.RandomPatch(*sizes)
+    prompt.train(training)
     images = images_for(sizes, seed, batch)
     for shown in (prompt(images) - images).detach():
         rows, columns = (shown.abs().amax((0, axis)) > 1e-4 for axis in (2, 1))
@@ -150,7 +158,9 @@ def test_the_random_patch_reaches_every_place_and_differs_between_images(impl) -
     with torch.no_grad():
         for parameter in prompt.parameters():
             parameter.fill_(1)
-        prompted = prompt(torch.zeros(4000, 3, 5, 5))
+        prompted, again = (prompt(torch.zeros(4000, 3, 5, 5)) for _ in range(2))
+    assert not torch.equal(again, prompted), "two batches have their patches in the same places: expected them to be drawn anew"
+    assert not torch.equal(prompted, prompted[:1].expand_as(prompted)), "all images of a batch have their patch in the same place"
     corners = prompted[:, 0].unfold(1, 2, 1).unfold(2, 2, 1).sum((-1, -2)).flatten(1).argmax(1)
     counts = torch.bincount(corners, minlength=16)
     chi_square = ((counts - 250) ** 2 / 250).sum()

@@ -30,7 +30,7 @@ from vp.prompts import BatchScrambledDeepPrompt, DeepPrompt, DeepPromptedCLIP, F
 from vp.prompts.deep import ClassTokenInputs, KeysAndValues, Position, last_block_inputs, last_block_kind, tokens_before_block
 from vp.runtime import VpError
 
-NAMES = ["house", "red leaf", "moon"]
+NAMES, TEXTS = ["house", "red_leaf", "moon"], [f"This is a photo of a {name}" for name in ("house", "red leaf", "moon")]
 LENGTH = 5  # of the sequence of small(): 4 patches and the class token
 positions = st.sampled_from(["front", "after_class", "back"])
 readouts = st.sampled_from(["class", "first"])
@@ -113,7 +113,7 @@ def defined(backbone: CLIP, seed: int, n: int, block: int, position: str, readou
         sequence = one(sequence)
     read = n if readout == "class" and position == "front" else 0
     features = normalize(visual.ln_post(sequence[:, read]) @ visual.proj, dim=-1)
-    texts = normalize(backbone.encode_text(tokenizer()([f"This is a photo of a {name}" for name in NAMES])), dim=-1)
+    texts = normalize(backbone.encode_text(tokenizer()(TEXTS)), dim=-1)
     return backbone.logit_scale.exp() * features @ texts.T
 
 
@@ -165,11 +165,15 @@ def test_both_readouts_agree_while_the_class_token_comes_first(impl, seed: int, 
 
 @pytest.mark.claim("attention-reaches-every-position")
 @pytest.mark.specifies("DeepPromptedCLIP")
-@given(seed=seeds, n=counts, block=blocks, position=positions, readout=readouts, batch=batch_sizes)
-def test_the_tokens_run_through_open_clips_own_blocks(impl, seed: int, n: int, block: int, position, readout, batch: int) -> None:
+@given(seed=seeds, n=counts, block=blocks, position=positions, readout=readouts, batch=batch_sizes, training=st.booleans())
+def test_the_tokens_run_through_open_clips_own_blocks(
+    impl, seed: int, n: int, block: int, position, readout, batch: int, training: bool
+) -> None:
     """The logits are those of open_clip's own blocks on the sequence that has the tokens in it from block k to the end."""
     images = images_from(seed, batch)
-    found = prompted(impl, deepcopy(small()), seed, n, block, position, readout)(images)
+    model = prompted(impl, deepcopy(small()), seed, n, block, position, readout)
+    model.train(training)
+    found = model(images)
     expected = defined(small(), seed, n, block, position, readout, images)
     agree(found, expected, f"logits with n = {n} from block {block} on, position {position}, readout {readout}", atol=1e-4)
 
@@ -203,7 +207,7 @@ def test_tokens_start_as_standard_normal_values(impl) -> None:
 def test_no_tokens_is_the_backbone_itself(impl, seed: int, block: int, position, readout) -> None:
     """With n = 0 the logits are those of the backbone without a prompt."""
     images = images_from(seed, 3)
-    features, texts, scale = small()(images, tokenizer()([f"This is a photo of a {name}" for name in NAMES]))
+    features, texts, scale = small()(images, tokenizer()(TEXTS))
     found = prompted(impl, deepcopy(small()), seed, 0, block, position, readout)(images)
     agree(found, scale * features @ texts.T, "logits with n = 0, against those of the backbone alone", atol=1e-4)
 

@@ -42,6 +42,7 @@ def test_the_noise_is_gaussian_with_the_std_given(impl, std: float, seed: int) -
     count, per_channel, per_image = added.numel(), added[:, 0].numel(), added[0].numel()
     clean = int((added.flatten(1).std(1) < std / 100).sum())
     assert not clean, f"{clean} of {len(images)} images came back without noise: expected noise in every image"
+    within(added.mean(), 0, std / count**0.5, f"for std = {std:.4g}, the mean of the noise")
     unit = added / added.std()
     between_channels = [(unit[:, i] * unit[:, j]).mean() for i, j in ((0, 1), (0, 2), (1, 2))]
     within(torch.stack(between_channels), 0, 1 / per_channel**0.5, "the correlation of the noise of two channels")
@@ -50,9 +51,9 @@ def test_the_noise_is_gaussian_with_the_std_given(impl, std: float, seed: int) -
         products = along[1:] * along[:-1]
         within(products.mean(), 0, 1 / products.numel() ** 0.5, f"the correlation of the noise of {neighbours}")
     within(added.std(), std, std / (2 * count) ** 0.5, f"for std = {std:.4g}, the standard deviation of the noise")
-    within(added.mean(), 0, std / count**0.5, f"for std = {std:.4g}, the mean of the noise")
     within(added.flatten(1).std(1), std, 1.2 * std / (2 * per_image) ** 0.5, f"for std = {std:.4g}, that of the noise of one image")
     within((unit**4).mean(), 3, (96 / count) ** 0.5, "the kurtosis of the noise, which is 3 if it is Gaussian,")
+    assert unit.abs().max() > 3, f"of {count} values none is beyond 3 standard deviations: is the noise cut off?"
 
 
 @pytest.mark.specifies("gaussian_noise")

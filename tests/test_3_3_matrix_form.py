@@ -230,6 +230,34 @@ def test_mean_and_sum_are_additive(impl, aggregate: str, example: Layer, seed: i
     agree(gather(A, H + K), numbers(gather(A, H)) + numbers(gather(A, K)), f"{aggregate} of H + K, its sum for H and K expected")
 
 
+def gathered(aggregate: str, A: Tensor, H: Tensor) -> Tensor:
+    """The sum, mean or maximum over the neighbours, node by node; zeros where there are none."""
+    rows = []
+    for row in A.to_dense():
+        neighbours = H[row != 0]
+        total = (row[:, None] * H).sum(0)
+        one = {"sum_aggregate": total, "mean_aggregate": total / row.sum()}.get(aggregate)
+        rows.append((neighbours.amax(0) if one is None else one) if len(neighbours) else torch.zeros_like(H[0]))
+    return torch.stack(rows)
+
+
+@pytest.mark.specifies("{aggregate}")
+@pytest.mark.parametrize("aggregate", ["sum_aggregate", "mean_aggregate", "max_aggregate"])
+@given(example=layers(min_nodes=1), seed=seeds)
+def test_what_is_gathered_hands_its_gradient_back(impl, aggregate: str, example: Layer, seed: int) -> None:
+    """The gradient of a sum, mean or maximum reaches the embeddings that were gathered; it is finite beside isolated nodes."""
+    if not isinstance(getattr(impl, aggregate)(example.A, example.H), Tensor):
+        return  # an array of numpy, whose numbers are all that it claims
+    H = example.H.clone().requires_grad_()
+    found, expected = getattr(impl, aggregate)(example.A, H), gathered(aggregate, example.A, H)
+    if not example.A.to_dense().any() or not torch.allclose(numbers(found), expected, rtol=1e-4, atol=1e-5):
+        return  # nothing is gathered; or other values, which have other gradients, and are spoken of elsewhere
+    assert getattr(found, "requires_grad", False), "the output has no gradient: it was not computed in torch, from H"
+    weights = features(seed, *H.shape)
+    right, one = (torch.autograd.grad((weights * numbers(some)).sum(), H)[0] for some in (expected, found))
+    agree(one, right, "the gradient of H, although the values are right")
+
+
 def breaks_additivity(A: Tensor, first: Tensor, second: Tensor) -> bool:
     """Whether the maximum of a sum is another than the sum of the maxima; of any M(A) H they are the same."""
     return not torch.allclose(max_aggregate(A, first + second), max_aggregate(A, first) + max_aggregate(A, second))

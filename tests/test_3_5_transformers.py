@@ -131,6 +131,38 @@ def test_the_attention_matrix_is_the_softmax_of_scaled_products(impl, mask: Tens
 
 
 @pytest.mark.specifies("attention_matrix")
+def test_large_scores_are_no_numbers_too_large(impl) -> None:
+    """The softmax of scores whose exponentials no number holds is as exact as that of small ones."""
+    Q, K = 800 * torch.eye(3, dtype=torch.float64), torch.tensor([[3.0, 3, 0], [0, 3, 3], [3, 0, 3]], dtype=torch.float64)
+    expected = torch.tensor([[1.0, 0, 1], [1, 1, 0], [0, 1, 1]], dtype=torch.float64) / 2
+    agree(impl.attention_matrix(Q, K, None), expected, "attention with scores of 1,386 and 0")
+
+
+@pytest.mark.specifies("{name}")
+@pytest.mark.parametrize("name", ["attention_matrix", "self_attention"])
+@given(mask=masks(all_see=True), d=widths, seed=seeds)
+def test_attention_hands_its_gradients_back(impl, name: str, mask: Tensor, d: int, seed: int) -> None:
+    """The gradients of words, and of all that they are multiplied with, are those of the definition, so that it can learn."""
+    given_ = [*features(seed, 2, len(mask), d)] if name == "attention_matrix" else [features(seed, len(mask), d), *head(seed, d)]
+    if not isinstance(getattr(impl, name)(*given_, mask), Tensor):
+        return  # an array of numpy, whose numbers are all that it claims
+    inputs = [one.clone().requires_grad_() for one in given_]
+    found = getattr(impl, name)(*inputs, mask)
+    expected = attended_to(*inputs, mask) if name == "attention_matrix" else attention_by_node(inputs[0], tuple(inputs[1:]), mask)
+    if not torch.allclose(numbers(found), expected, rtol=1e-4, atol=1e-5):
+        return  # other values have other gradients, and are spoken of elsewhere
+    assert getattr(found, "requires_grad", False), "the output has no gradient: it was not computed in torch, from its inputs"
+    weights = features(seed, *expected.shape)
+    one, right = (
+        torch.autograd.grad((weights * numbers(some)).sum(), inputs, allow_unused=True, materialize_grads=True)
+        for some in (found, expected)
+    )
+    names = ("Q", "K") if name == "attention_matrix" else ("H", "W_q", "W_k", "W_v")
+    for which, ours, other in zip(names, one, right, strict=True):
+        agree(ours, other, f"the gradient of {which}, although the values are right")
+
+
+@pytest.mark.specifies("attention_matrix")
 @given(mask=masks(all_see=True), seed=seeds)
 def test_rows_of_the_attention_matrix_sum_to_one(impl, mask: Tensor, seed: int) -> None:
     """Attention weights are not negative and those of a word sum to one: the attention matrix is a mean matrix, D = I."""

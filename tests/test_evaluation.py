@@ -287,6 +287,15 @@ def test_only_images_that_differ_count(impl, first_only: int, second_only: int, 
 
 
 @pytest.mark.specifies("paired_p_value")
+def test_the_paired_test_takes_whole_test_sets(impl) -> None:
+    """With as many images as a test set has, 10,000 of which 2,000 differ, the p-value is exact, too."""
+    cells = (1_040, 960, 7_000, 1_000)
+    agree(
+        float(impl.paired_p_value(*discordant(*cells))), stats.binomtest(1_040, 2_000).pvalue, two_by_two(*cells), atol=0, rtol=1e-4
+    )
+
+
+@pytest.mark.specifies("paired_p_value")
 @given(first_only=st.integers(0, 20), second_only=st.integers(0, 20), both=st.integers(0, 3), neither=st.integers(1, 3))
 def test_the_p_value_is_two_sided(impl, first_only: int, second_only: int, both: int, neither: int) -> None:
     """Exchanging the classifiers keeps the p-value, which is a probability."""

@@ -198,3 +198,24 @@ class LeavesItsHooksBehind(_Plain):
 
     def run(self, sequence: Tensor) -> Tensor:
         return self.model.visual.transformer(sequence)
+
+
+@control("DeepPromptedCLIP", "test_the_tokens_run_through_open_clips_own_blocks")
+class UnderscoresKept(_Plain):
+    """Asks about class names with their underscores."""
+
+    def __init__(self, model, tokenizer, class_names, n, block, position, readout) -> None:
+        super().__init__(model, tokenizer, class_names, n, block, position, readout)
+        with torch.no_grad():
+            self.texts = normalize(model.encode_text(tokenizer([f"This is a photo of a {name}" for name in class_names])), dim=-1)
+
+
+@control("DeepPromptedCLIP", "test_the_tokens_run_through_open_clips_own_blocks")
+class TokensOfTrainingOnly(_Plain):
+    """Reads images without the prompt when it is evaluated."""
+
+    def insert(self, sequence: Tensor) -> Tensor:
+        return super().insert(sequence) if self.training else sequence
+
+    def remove(self, sequence: Tensor) -> Tensor:
+        return super().remove(sequence) if self.training else sequence

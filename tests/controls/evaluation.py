@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
@@ -137,3 +138,11 @@ def verdict_by_mean_alone(test: PairedTest) -> Verdict:
 def verdict_by_p_value_alone(test: PairedTest) -> Verdict:
     """Does not ask for whom the difference speaks: test_an_ordering_needs_a_significant_difference."""
     return Verdict.REPRODUCED if test.p_value < 0.05 else Verdict.WITHIN_NOISE
+
+
+@control("paired_p_value", "test_the_paired_test_takes_whole_test_sets")
+def a_sum_that_overflows(first: Tensor, second: Tensor) -> float:
+    """Adds up binomial coefficients as floats, which no float holds for a thousand images."""
+    better, worse = int((first & ~second).sum()), int((second & ~first).sum())
+    tail = sum(float(math.comb(better + worse, k)) * 0.5 ** (better + worse) for k in range(min(better, worse) + 1))
+    return min(1.0, 2 * tail)

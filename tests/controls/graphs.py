@@ -503,6 +503,27 @@ def mean_without_gradient(A: Tensor, H: Tensor, W: Tensor, B: Tensor, activation
     return activation(_mean(A) @ H.detach() @ W.T + H @ B.T)
 
 
+GRADIENT = "test_what_is_gathered_hands_its_gradient_back"
+
+
+@control("sum_aggregate", GRADIENT)
+def sum_without_gradient(A: Tensor, H: Tensor) -> Tensor:
+    """Right numbers, cut from the features."""
+    return A @ H.detach()
+
+
+@control("mean_aggregate", GRADIENT)
+def mean_whose_gradient_is_nan(A: Tensor, H: Tensor) -> Tensor:
+    """Divides by zero and mends the result, but not its gradient."""
+    return (A @ H / A.sum(1, keepdim=True)).nan_to_num(0)
+
+
+@control("max_aggregate", GRADIENT)
+def maximum_without_gradient(A: Tensor, H: Tensor) -> Tensor:
+    """Right numbers, cut from the features."""
+    return _maximum(A, H).detach()
+
+
 # -- 3.4: layers that read the numbering of nodes; all rejected by test_graph_layers_are_permutation_equivariant -------------
 
 
@@ -660,6 +681,25 @@ def attention_of_the_keys(Q: Tensor, K: Tensor, mask: Tensor | None) -> Tensor:
 def scores_for_attention(Q: Tensor, K: Tensor, mask: Tensor | None) -> Tensor:
     """The scores themselves: no softmax."""
     return (Q @ K.T / Q.shape[1] ** 0.5) * (1 if mask is None else mask)
+
+
+@control("attention_matrix", "test_large_scores_are_no_numbers_too_large")
+def softmax_that_overflows(Q: Tensor, K: Tensor, mask: Tensor | None) -> Tensor:
+    """The exponentials of the scores themselves, over their sum."""
+    weights = (Q @ K.T / Q.shape[1] ** 0.5).exp() * (1 if mask is None else mask)
+    return weights / weights.sum(1, keepdim=True).clamp(min=1e-300)
+
+
+@control("attention_matrix", "test_attention_hands_its_gradients_back")
+def attention_without_gradient(Q: Tensor, K: Tensor, mask: Tensor | None) -> Tensor:
+    """Right numbers, cut from queries and keys."""
+    return _attention(Q, K, mask).detach()
+
+
+@control("self_attention", "test_attention_hands_its_gradients_back")
+def attention_whose_weights_are_constant(H: Tensor, W_q: Tensor, W_k: Tensor, W_v: Tensor, mask: Tensor | None) -> Tensor:
+    """Right numbers, whose gradient does not pass through the attention."""
+    return _attention(H @ W_q.T, H @ W_k.T, mask).detach() @ H @ W_v.T
 
 
 def _attention(Q: Tensor, K: Tensor, mask: Tensor | None) -> Tensor:

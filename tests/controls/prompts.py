@@ -10,6 +10,7 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor, nn
 from torch.nn.functional import normalize, pad
 
+from tests.conformance.ours import PromptedCLIP
 from tests.controls import control
 from vp.prompts import FixedPatch, Padding, RandomPatch
 
@@ -282,3 +283,66 @@ class DetachesThePrompt(_Plain):
 
     def prompted(self, images: Tensor) -> Tensor:
         return self.prompt(images).detach()
+
+
+@control("Padding", "test_padding_leaves_the_inside_as_it_was_and_adds_each_parameter_once")
+class PaddingOfTrainingOnly(Padding):
+    """Shows its frame in training mode only: evaluated, it is no prompt at all."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) if self.training else images.clone()
+
+
+@control("FixedPatch", "test_the_fixed_patch_is_added_at_the_top_left")
+class PatchOfTrainingOnly(FixedPatch):
+    """Shows its patch in training mode only."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) if self.training else images.clone()
+
+
+@control("RandomPatch", "test_the_random_patch_reaches_every_place_and_differs_between_images")
+class SamePlacesInEveryBatch(RandomPatch):
+    """Seeds torch before it draws: every batch has its patches where the first one had them."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        torch.manual_seed(0)
+        return super().forward(images)
+
+
+class _TrainingOnly(nn.Module):
+    """A prompt, or in evaluation mode the images as they are."""
+
+    def __init__(self, prompt: nn.Module) -> None:
+        super().__init__()
+        self.prompt = prompt
+
+    def forward(self, images: Tensor) -> Tensor:
+        prompted: Tensor = self.prompt(images) if self.training else images
+        return prompted
+
+
+@control("PromptedCLIP", "test_a_prompted_clip_is_open_clip_on_prompted_images")
+def prompt_of_training_only(
+    model: CLIP, tokenizer: SimpleTokenizer, class_names: Sequence[str], prompt: nn.Module | None
+) -> nn.Module:
+    """Leaves its prompt out when it is evaluated."""
+    return PromptedCLIP(model, tokenizer, class_names, prompt and _TrainingOnly(prompt))
+
+
+@control("text_features", "test_text_features_are_open_clips_at_unit_length")
+def text_features_that_leave_training_mode_behind(model: CLIP, tokenizer: SimpleTokenizer, texts: Sequence[str]) -> Tensor:
+    """Puts the model that it is given into training mode."""
+    return normalize(unnormalised_text_features(model.train(), tokenizer, texts), dim=-1)
+
+
+@control("zero_shot_logits", "test_logits_are_the_scaled_cosine")
+def logits_without_gradient(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tensor:
+    """Right numbers that no prompt can learn by."""
+    return (logit_scale.exp() * normalize(images, dim=-1) @ normalize(texts, dim=-1).T).detach()
+
+
+@control("fill_template", "test_underscores_in_a_class_name_are_read_as_spaces")
+def texts_in_lower_case(template: str, class_names: Sequence[str]) -> list[str]:
+    """Writes class names in lower case."""
+    return [template.format(name.replace("_", " ").lower()) for name in class_names]

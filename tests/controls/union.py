@@ -38,3 +38,15 @@ def names_exchanged(first: Images, second: Images) -> Images:
 def second_set_alone(first: Images, second: Images) -> Images:
     """The first set's images are lost."""
     return second[0], second[1] + len(first[2]), [*first[2], *second[2]]
+
+
+@control("union", REJECTED_BY)
+def labels_shifted_by_those_seen(first: Images, second: Images) -> Images:
+    """Counts the classes that have images: wrong where the first set's last class has none."""
+    return torch.cat([first[0], second[0]]), torch.cat([first[1], second[1] + first[1].max() + 1]), [*first[2], *second[2]]
+
+
+@control("union", REJECTED_BY)
+def names_in_order_of_the_alphabet(first: Images, second: Images) -> Images:
+    """Sorts the class names, and leaves the labels."""
+    return torch.cat([first[0], second[0]]), torch.cat([first[1], second[1] + len(first[2])]), sorted([*first[2], *second[2]])

@@ -122,7 +122,8 @@ def message_passing(A: Tensor, H: Tensor, message: Any, update: Any, aggregate: 
 
 def attention_matrix(Q: Tensor, K: Tensor, mask: Tensor | None) -> np.ndarray:
     """exp and a division, in numpy."""
-    weights = np.exp(np.einsum("vi,ui->vu", Q.numpy(), K.numpy()) / np.sqrt(Q.shape[1]))
+    scores = np.einsum("vi,ui->vu", Q.numpy(), K.numpy()) / np.sqrt(Q.shape[1])
+    weights = np.exp(scores - scores.max(1, keepdims=True))
     if mask is not None:
         weights = weights * mask.numpy()
     totals = weights.sum(1, keepdims=True)
