@@ -118,16 +118,15 @@ class Judge:
         )
         self.decide(test, evidence, or_equal=or_equal, claim=claim)
 
-    def contrast(self, weights: Sequence[tuple[float, Cells]], *, claim: str = "") -> None:
-        """Is the weighted sum of accuracies above 0? A z-test over the images decides."""
+    def contrast(self, weights: Sequence[tuple[float, Cells]], *, words: str = "", claim: str = "") -> None:
+        """Is the weighted sum of accuracies, called `words`, above 0? A z-test over the images decides."""
         seeds = max(len(results) for _, cells in weights for results in cells)
         scores: dict[tuple[str, int], Tensor] = {}
         for weight, cells in weights:
             for images, correct in _by_dataset(cells, seeds).items():
                 scores[images] = scores.get(images, torch.zeros(images[1])) + weight * correct.float().mean(0)
         test = contrast_test(*scores.values())
-        terms = " ".join(f"{weight:+g} x {_names(cells)}" for weight, cells in weights) if len(weights) == 2 else ""
-        what = terms or "difference of differences"
+        what = words or "difference of differences"
         self.decide(test, f"{what}: {100 * test.mean_difference:+.2f} points, {_p(test.p_value)}", claim=claim)
 
     def decide(self, test: PairedTest | ContrastTest, evidence: str, *, or_equal: bool = False, claim: str = "") -> None:

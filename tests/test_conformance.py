@@ -54,7 +54,7 @@ def solution(tmp_path: Path) -> Callable[..., Foreign]:
             "import no_such_module",
             r"does not import: raised ModuleNotFoundError: No module named 'no_such_module' \(solution.py, line 1\)",
         ),
-        ("def f(:", r"does not import: raised SyntaxError: .*\(solution.py, line 1\)"),
+        ("def f(:", r"does not import: raised SyntaxError: [^()]* \(solution.py, line 1\)$"),
         ("x = 1\nraise ValueError('no data')", r"does not import: raised ValueError: no data \(solution.py, line 2\)"),
         ("while True: pass", r"does not import: it ran for more than 3 s \(--time-limit\)"),
         ("import sys\nsys.exit(0)", r"does not import: raised SystemExit: 0 \(solution.py, line 2\)"),
@@ -153,6 +153,10 @@ PROMPT = IMAGES + (
             PROMPT + "        raise RuntimeError('Found no NVIDIA driver')",
             r"it needs CUDA: give back what works where its input is",
         ),
+        (
+            IMAGES + "class Padding(nn.Module): pass",
+            r"raised TypeError: .*positional argument.*: it is called as Padding\(size, image_size\); an adapter",
+        ),
         (PROMPT + "        raise KeyError", r"Padding module\(a tensor \(2, 3, 5, 5\) of float32\) raised KeyError"),
     ],
     ids=[
@@ -167,6 +171,7 @@ PROMPT = IMAGES + (
         "list",
         "in place",
         "cuda",
+        "class without arguments",
         "raises inside",
     ],
 )
@@ -393,6 +398,27 @@ def test_the_page_marks_verdicts_and_says_a_mistake_once() -> None:
     assert page.count("<td>as above</td>") == 1
 
 
+def test_a_name_that_is_nearly_right_is_told(solution) -> None:
+    """What a solution has by nearly the name of one that it lacks is said with that name; other names are its own business."""
+    code = "def sum_aggregat(A, H): pass\ndef meanAggregate(A, H): pass\nclass padding: pass\ndef helper(): pass\n"
+    misnamed = solution(f"{code}def split(count, share, seed): return [0], []\ndef splits(): pass\n").misnamed
+    assert {one.partition(":")[0]: one.rpartition(" ")[2] for one in misnamed} == {
+        "sum_aggregat": "sum_aggregate?",
+        "meanAggregate": "mean_aggregate?",
+        "padding": "Padding?",
+    }
+    (told,) = table.content(["a.py"], [row(misnamed=misnamed)])
+    assert ("  padding: did you mean Padding?", "yellow") in list(table.lines([told]))
+    assert "<p>padding: did you mean Padding?</p>" in table.page([told])
+
+
+def test_numbers_that_differ_are_shown_to_differ() -> None:
+    """Five digits, or as many as it takes."""
+    for found, told in ((1.5, "got 1.5, expected 1"), (1 + 1e-7, "got 1.0000001, expected 1")):
+        with pytest.raises(AssertionError, match=f"^a number: {told}$"):
+            agree(np.array(found), 1.0, "a number", atol=1e-9, rtol=0)
+
+
 def test_a_test_uses_the_names_of_its_marker_only() -> None:
     """A test that reaches for a name it does not declare fails: it would be asked of a solution that lacks the name."""
     impl = Subject(Ours())
@@ -412,7 +438,7 @@ SESSIONS = {
     "ends_the_process": ("import os\ndef sum_aggregate(A, H): os._exit(3)", "ended the process it ran in, or hung"),
     "ends_at_import": ("import os\nos._exit(3)", "does not import: it ended the process"),
     "hangs_in_c": ("def sum_aggregate(A, H): return sum(iter(int, 1))", "ended the process it ran in, or hung"),
-    "prints": (RIGHT.format("\n    print('hello')"), ""),
+    "prints": (RIGHT.format("\n    print('hello' * 10_000)"), ""),
     "is_right": (RIGHT.format(""), ""),
 }
 
@@ -421,7 +447,8 @@ def test_foreign_code_cannot_take_the_suite_down(tmp_path: Path) -> None:
     """Code that ends its process, hangs or prints costs its own rows; every other solution is asked all the same."""
     labels = [write(tmp_path / f"{name}.py", code) for name, (code, _) in SESSIONS.items()]
     statement = "tests/test_3_3_matrix_form.py::test_the_sum_is_taken_over_the_neighbours"
-    options = ["-n", "1", "--time-limit=1", *(f"--impl={label}" for label in labels), statement]
+    page = tmp_path / "report.html"
+    options = ["-n", "1", "--time-limit=1", f"--html={page}", *(f"--impl={label}" for label in labels), statement]
     found = {Path(one["solution"]).stem: one for one in conform(tmp_path / "results.json", *options)}
     for name, (_, words) in SESSIONS.items():
         rows = [row for part in found[name]["sections"] for row in part["rows"]]
@@ -429,6 +456,7 @@ def test_foreign_code_cannot_take_the_suite_down(tmp_path: Path) -> None:
         assert words in told, (name, told)
         assert found[name]["holds"] == (not words), (name, told)
     assert found["prints"]["prints"] == ["sum_aggregate"]
+    assert page.stat().st_size < 200_000, "what a solution prints belongs into no report"
     assert found["is_right"]["prints"] == []
 
 
@@ -437,6 +465,7 @@ def test_foreign_code_cannot_take_the_suite_down(tmp_path: Path) -> None:
     [
         (["--impl=nowhere.py"], "--impl nowhere.py: there is no such file"),
         (["--impl=os", "--time-limit=0"], "give seconds above 0"),
+        (["--impl=mine.ipynb"], "give a .py file (`jupyter nbconvert --to script mine.ipynb` makes one)"),
     ],
 )
 def test_options_that_cannot_be_followed_are_refused(arguments: list[str], complaint: str) -> None:

@@ -99,6 +99,7 @@ def test_accuracy_is_that_of_evaluation_mode(impl) -> None:
     model, examples = sleeping(), Examples(60)
     examples.labels = examples.inputs.argmax(1)
     found = float(impl.accuracy(model, in_batches(examples, 20)))
+    assert found <= 1, f"a model that is right on all images has accuracy {found:.3g}: expected a share, from 0 to 1"
     assert found == 1, f"a model that is right on all images in evaluation mode has accuracy {found:.3g}: was it in training mode?"
 
 

@@ -1457,6 +1457,7 @@ def test_durations_in_words(seconds: float, words: str) -> None:
         (["bench", "--device", "cuda"], "device 'cuda' asked for, but this machine has none"),
         (["doctor", "--device", "cuda"], "device 'cuda' asked for, but this machine has none"),
         (["fetch", "cifar11/none"], "no CLIP named 'cifar11/none': did you mean "),
+        (["fetch", "cifar11"], "nothing to fetch is called 'cifar11': did you mean cifar10 or cifar100?"),
         (["fetch", "mini-clip"], "mini-clip ships with the package, there is nothing to fetch: give one of cifar10, "),
         (["fetch", "mini-resnet"], "mini-resnet ships with the package, there is nothing to fetch: give one of cifar10, "),
         (["fetch", "ViT-B-32-quickgelu/random"], "ViT-B-32-quickgelu/random has random weights, there is nothing to fetch"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import math
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
+from conftest import ROOT
 from tests.conformance.agree import agree
 from tests.controls import training as controls
 from tests.strategies import seeds, tensor
@@ -685,3 +687,11 @@ def test_validation_does_not_see_the_training_mode() -> None:
     fit(model, Examples(3), Examples(2), SMALL)
     assert model.modes == [(3, True), (2, False)] * SMALL.epochs
     assert len(per_image_correctness(model, Examples(2))) == 2
+
+
+def test_the_readmes_own_prompt_trains(capsys: pytest.CaptureFixture[str]) -> None:
+    """What README shows under "A prompt of your own" runs as it stands there, here on fewer images."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## A prompt of your own")[2].partition("\n## ")[0]
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(code.replace("limit=1000", "limit=60").replace("limit=300", "limit=20").replace("epochs=3", "epochs=1"), {})
+    assert re.fullmatch(r"\d+\.\d% \(0\.\d+, \d\.\d+\)\n", capsys.readouterr().out)

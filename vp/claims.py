@@ -376,7 +376,11 @@ def _by_numbers(
     found = []
     for name in runs:
         if name not in cells:
-            found.append(_Finding(Verdict.NOT_RUN, "", excused.get(name, "its runs were not part of this run, or did not finish")))
+            found.append(
+                _Finding(
+                    Verdict.NOT_RUN, "", excused.get(name, "the tests of its numbers were not part of this run, or did not finish")
+                )
+            )
         elif elsewhere and not claim.added:
             found.append(_Finding(Verdict.NOT_RUN, "", elsewhere))
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,8 @@ def piece(name: str) -> Piece:
         url = network_source(architecture, tag)
         path, checksum = network_weights(url)
         return Piece(name, lambda: matches(path, checksum), lambda: download(url, path, checksum))
+    if "/" not in name and (near := difflib.get_close_matches(name, needed(), n=2)):
+        raise VpError(f"nothing to fetch is called {name!r}: did you mean {' or '.join(near)}?")
     architecture, tag = check_clip_name(name)
     return Piece(name, lambda: _clip_is_here(architecture, tag), lambda: _bring_clip(architecture, tag))
 

@@ -23,7 +23,17 @@ def agree(found: Any, expected: Any, what: str, *, atol: float = 1e-5, rtol: flo
         where = [int(one) for one in np.unravel_index(worst, off.shape)]
         place = f" at {where}" if where else ""
         count = f" ({int((off > 0).sum())} of {off.numel()} entries differ)" if off.numel() > 1 else ""
-        raise AssertionError(f"{what}{place}: got {found.flatten()[worst]:.5g}, expected {expected.flatten()[worst]:.5g}{count}")
+        got, wanted = _told_apart(float(found.flatten()[worst]), float(expected.flatten()[worst]))
+        raise AssertionError(f"{what}{place}: got {got}, expected {wanted}{count}")
+
+
+def _told_apart(found: float, expected: float) -> tuple[str, str]:
+    """Two numbers with five digits, or as many as show that they differ."""
+    for digits in (5, 9, 17):
+        told = f"{found:.{digits}g}", f"{expected:.{digits}g}"
+        if told[0] != told[1]:
+            break
+    return told
 
 
 def numbers(values: Any) -> Tensor:

@@ -7,6 +7,7 @@ ends a test worker only; `Marks` on the disk tell the next worker, so that nothi
 
 from __future__ import annotations
 
+import difflib
 import faulthandler
 import hashlib
 import importlib
@@ -20,7 +21,7 @@ import sysconfig
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
@@ -157,11 +158,18 @@ class Foreign:
         place, _ = split_label(label)
         self.ground = Ground(Path(place).resolve().parent if place.endswith(".py") else None)
         self._targets: dict[str, Any] | None = None
+        self._misnamed: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
         """The public names that it has. Raises GivenUp when it does not import."""
         return tuple(self._imported())
+
+    @property
+    def misnamed(self) -> tuple[str, ...]:
+        """What it has that is nearly called like a name which it lacks, each with that name. Raises GivenUp as `names` does."""
+        self._imported()
+        return self._misnamed
 
     @property
     def is_imported(self) -> bool:
@@ -198,6 +206,7 @@ class Foreign:
                     with self.ground.enter(limit_s), redirect_stdout(out), redirect_stderr(err):
                         holder = load(self.label)
                         self._targets = {name: found for name in NAMES if (found := _get(holder, name)) is not None}
+                        self._misnamed = tuple(_misnamed(holder, self._targets))
                 except BaseException as error:
                     said = err.getvalue().strip().rpartition("\n")[2]
                     words = f"does not import: {_why(error, limit_s)}{f'; it said: {said}' if said else ''}"
@@ -233,6 +242,17 @@ def load(label: str) -> Any:
     return holder
 
 
+def _misnamed(holder: Any, had: Collection[str]) -> Iterator[str]:
+    def folded(name: str) -> str:
+        return name.replace("_", "").lower()
+
+    missing = {folded(name): name for name in NAMES if name not in had}
+    for name in holder if isinstance(holder, Mapping) else vars(holder) if hasattr(holder, "__dict__") else ():
+        if name not in NAMES and not name.startswith("_") and callable(_get(holder, name)):
+            for near in difflib.get_close_matches(folded(name), missing, n=1, cutoff=0.85):
+                yield f"{name}: did you mean {missing[near]}?"
+
+
 def _get(holder: Any, name: str) -> Any:
     return holder.get(name) if isinstance(holder, Mapping) else getattr(holder, name, None)
 
@@ -245,18 +265,19 @@ class Watched:
         self.mark = f"name-{name}"
 
     def __call__(self, *given: Any) -> Any:
-        call = NAMES[self.name].call
         if not callable(self.target):
-            raise Complaint(f"{self.name} is {described(self.target)}: expected something to call as {self.name}{call}")
+            what = f"{self.name}{NAMES[self.name].call}"
+            raise Complaint(f"{self.name} is {described(self.target)}: expected something to call as {what}")
         if (takes := _signature(self.target)) is not None:
             try:
                 takes.bind(*given)
             except TypeError as error:
-                raise Complaint(
-                    f"{self.name} takes {takes} ({error}): it is called as {self.name}{call}; an adapter of a few lines can do that"
-                ) from None
+                raise Complaint(f"{self.name} takes {takes} ({error}): {self._called_as()}") from None
         found = self.watch(self.target, self.name, NAMES[self.name].check, given)
         return WatchedModule(self, found) if isinstance(found, nn.Module) else found
+
+    def _called_as(self) -> str:
+        return f"it is called as {self.name}{NAMES[self.name].call}; an adapter of a few lines can do that"
 
     def watch(self, target: Callable[..., Any], name: str, check: Check | None, given: tuple[Any, ...]) -> Any:
         """Call `target` and hold it to what any call must keep to. Raises Complaint; GivenUp where it runs too long."""
@@ -275,7 +296,9 @@ class Watched:
         except NotImplementedError as error:
             raise NotClaimed(f"{told} is not implemented{f': {error}' if str(error) else ''}") from None
         except BaseException as error:
-            raise Complaint(f"{told} {_why(error, self.solution.limit_s)}") from None
+            own = isinstance(error, TypeError) and "positional argument" in str(error)  # of __init__, which inspect did not see
+            hint = f": {self._called_as()}" if own and target is self.target else ""
+            raise Complaint(f"{told} {_why(error, self.solution.limit_s)}{hint}") from None
         for one, kept in zip(given, before, strict=True):
             if _changed(one, kept):
                 raise Complaint(f"{told} changed {described(one)} that it was given: expected it to stay as it was")
@@ -344,7 +367,7 @@ def _why(error: BaseException, limit_s: float) -> str:
         return f"it ran for more than {limit_s:g} s (--time-limit)"
     if isinstance(error, Complaint):
         return str(error)
-    message = str(error).strip().split("\n", 1)[0]
+    message = (error.msg if isinstance(error, SyntaxError) else str(error)).strip().split("\n", 1)[0]
     if "reading from stdin" in message:
         return "asks for input: nobody is there to answer"
     own = Path(__file__).resolve().parent

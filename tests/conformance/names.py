@@ -119,7 +119,8 @@ def _text(found: Any, *_: Any) -> str:
     return "" if isinstance(found, str) and found else f"gave {described(found)}: expected a name of at least one letter"
 
 
-_PROMPT = ("(size, image_size)", "a module: images (B, 3, I, I) to prompted images of the same shape")
+_SIZES = "(size, image_size)"
+_PROMPTED = "a module: images (B, 3, I, I) to new images of the same shape, which have added to them, in any mode, a learnt"
 _CONVOLUTION = ("3.2", "(A, H, W, B, activation)", "sigma(D^-1 A H W^T + H B^T) (N, d_out)", _layer)
 
 NAMES: dict[str, Name] = {
@@ -127,7 +128,8 @@ NAMES: dict[str, Name] = {
     "new_head": Name(
         "1.2",
         "(network, classes)",
-        "`network`, whose last linear layer is its `fc`, with a new one for that many classes, which alone requires a gradient",
+        "`network`, whose last linear layer is its `fc`, with a new one for that many classes, which alone requires a gradient: "
+        "weights N(0, 0.01^2) at first, biases 0",
         _module,
         lambda found, images: _numbers(len(images), None)(found),
     ),
@@ -138,7 +140,7 @@ NAMES: dict[str, Name] = {
     "text_features": Name(
         "2.1",
         "(model, tokenizer, texts)",
-        "unit features (K, D)",
+        "unit features (K, D); the model is left as it was",
         lambda found, model, tokenizer, texts: _numbers(len(texts), None)(found),
     ),
     "zero_shot_logits": Name(
@@ -156,15 +158,30 @@ NAMES: dict[str, Name] = {
         lambda found, images: _numbers(len(images), None)(found),
     ),
     # 2.2
-    "FixedPatch": Name("2.2", *_PROMPT, _module, _like(0)),
-    "RandomPatch": Name("2.2", *_PROMPT, _module, _like(0)),
-    "Padding": Name("2.2", *_PROMPT, _module, _like(0)),
+    "FixedPatch": Name(
+        "2.2", _SIZES, f"{_PROMPTED} patch of p x p pixels at the top left: 3 p^2 parameters, N(0, 1) at first", _module, _like(0)
+    ),
+    "RandomPatch": Name(
+        "2.2",
+        _SIZES,
+        f"{_PROMPTED} patch of p x p pixels, at a place drawn anew for each image at each call: 3 p^2 parameters, N(0, 1) at first",
+        _module,
+        _like(0),
+    ),
+    "Padding": Name(
+        "2.2",
+        _SIZES,
+        f"{_PROMPTED} frame p pixels wide, each of its pixels a parameter of its own: 12 p (I - p) of them, N(0, 1) at first",
+        _module,
+        _like(0),
+    ),
     # 2.3
     "DeepPromptedCLIP": Name(
         "2.3",
         "(model, tokenizer, class_names, n, block, position, readout)",
-        "a module: as PromptedCLIP; n tokens, its only trainable parameters, join the sequence before block `block` (0-based) and "
-        "stay to the end; position front, after_class or back; readout class (token) or first (token of the sequence)",
+        "a module: as PromptedCLIP; n tokens, N(0, 1) at first and its only trainable parameters, join the sequence before block "
+        "`block` (0-based) and stay to the end; position front, after_class or back; readout class (token) or first (token of the "
+        "sequence)",
         _module,
         lambda found, images: _numbers(len(images), None)(found),
     ),
@@ -206,7 +223,7 @@ NAMES: dict[str, Name] = {
         "(model, train, validation, learning_rate, momentum, warmup_steps, epochs, batch_size)",
         "(last, best, best_epoch): what was learnt, tensors by parameter name, after the last epoch and the best, the earliest one "
         "of highest validation accuracy, counted from 1; by SGD on each batch's mean cross-entropy, at the rates of "
-        "learning_rate_at; train and validation are (inputs, labels)",
+        "learning_rate_at, each example once an epoch, in any order; train and validation are (inputs, labels)",
         _tuple(3, "(last, best, best_epoch)"),
     ),
     "checkpoint_name": Name(

@@ -20,6 +20,7 @@ FAILING_EXAMPLES = "_hypothesis_failing_examples"  # of hypothesis's pytest plug
 EXAMPLES = 15  # of each statement: on two cores, a complete solution is to take less than a minute
 UNSHRUNK = "unshrunk"  # --hypothesis-profile: half as many examples, and counterexamples as they are found, which is quicker
 MAX_WORDS = 600  # of a counterexample
+MAX_PRINTED = 2000  # characters of what a solution printed
 
 
 class Conformance:
@@ -36,6 +37,8 @@ class Conformance:
         if not self.is_worker:
             for label in self.solutions:
                 place, _ = split_label(label)
+                if place.endswith(".ipynb"):
+                    raise pytest.UsageError(f"--impl {label}: give a .py file (`jupyter nbconvert --to script {place}` makes one)")
                 if place.endswith(".py") and not Path(place).is_file():
                     raise pytest.UsageError(f"--impl {label}: there is no such file")
             self._scratch = tempfile.TemporaryDirectory(prefix="vp-conformance-")
@@ -119,6 +122,7 @@ class Conformance:
             "words": "",
             "printed": False,
             "claims": solution.names if (solution := self.solution(parameters["impl"])).is_imported else (),
+            "misnamed": solution.misnamed if solution.is_imported else (),
             "printed_at_import": solution.printed,
         }
 
@@ -142,6 +146,8 @@ class Conformance:
             elif row["verdict"] == table.FAIL:
                 report.longrepr = row["words"]
         report.__dict__.pop(FAILING_EXAMPLES, None)
+        # What it prints in thousands of examples: a little of it where a statement fails.
+        report.sections = [(title, text[:MAX_PRINTED]) for title, text in report.sections] if report.outcome == "failed" else []
         setattr(report, ROW, row)
         return report
 
@@ -149,7 +155,7 @@ class Conformance:
         if self.is_worker:
             return
         if given := getattr(report, ROW, None):
-            row = table.Row(**{**given, "names": tuple(given["names"]), "claims": tuple(given["claims"])})
+            row = table.Row(**{**given, **{key: tuple(given[key]) for key in ("names", "claims", "misnamed")}})
             if report.when == "teardown" and report.outcome == "passed":
                 return
             self.rows[report.nodeid] = row

@@ -28,6 +28,7 @@ class Row:
     printed: bool = False
     claims: tuple[str, ...] = ()  # all names of the solution, as far as they were known then
     printed_at_import: bool = False
+    misnamed: tuple[str, ...] = ()  # what the solution has nearly by a name that it lacks
 
     @property
     def function(self) -> str:
@@ -48,6 +49,7 @@ def content(solutions: list[str], rows: list[Row]) -> Content:
         claimed = {name for row in own for name in row.claims} | {name for row in asked for name in row.names}
         if not problem and not claimed:
             problem = f"claims nothing: expected any of {', '.join(NAMES)}"
+        misnamed = sorted({one for row in own for one in row.misnamed})
         declined = [_declined(row, claimed) for row in own if row.verdict == NOT_CLAIMED and (row.words or claimed & {*row.names})]
         shown = [*asked, *declined] if not problem else []
         sections = []
@@ -79,6 +81,7 @@ def content(solutions: list[str], rows: list[Row]) -> Content:
                 "problem": problem,
                 "passed": sum(row.verdict == PASS for row in asked),
                 "failed": sum(row.verdict != PASS for row in asked),  # one that was begun and not ended is no pass
+                "misnamed": misnamed,
                 "prints": sorted({name for row in asked if row.printed for name in row.names}),
                 "prints at import": any(row.printed_at_import for row in own),
                 "sections": sections,
@@ -110,6 +113,8 @@ def lines(content: Content) -> Iterator[tuple[str, str]]:
     for one in content:
         yield "", ""
         yield headline(one), "green" if one["holds"] else "red"
+        for misnamed in one["misnamed"]:
+            yield f"  {misnamed}", "yellow"
         if one["problem"]:
             continue
         for section in one["sections"]:
@@ -168,7 +173,7 @@ def page(content: Content) -> str:
     """The same as HTML, at the top of pytest's report."""
     parts = [f"<style>{STYLE.read_text(encoding='utf-8')}</style>", '<div class="vp"><h2>Conformance</h2>']
     for one in content:
-        parts.append(f"<p class='lead'>{escape(headline(one))}</p>")
+        parts += [f"<p class='lead'>{escape(headline(one))}</p>", *(f"<p>{escape(misnamed)}</p>" for misnamed in one["misnamed"])]
         if one["problem"]:
             continue
         head = "".join(f"<th>{title}</th>" for title in ("Section", "Name", "Statement", "Verdict", "Counterexample"))
