@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 
 from tests.sessions import Session
 from tests.strategies import tensor
-from vp.claims import Claim, Judgement, Kind, Link
+from vp.claims import ELSEWHERE, Claim, Judgement, Kind, Link
 from vp.expectations import Expectation, Published, Verdict
 from vp.experiments import SCALES, Run, runs
 from vp.writeup import Sources, build, folder_between, learnt_prompt, prediction_bars, render, to_svg
@@ -185,6 +185,16 @@ def test_a_claim_says_what_where_and_why() -> None:
     for anchor in ("figure-5", "table_2"):
         assert f"<a href='#{anchor}'>" in html
         assert f"id='{anchor}'" in html
+
+
+def test_a_section_that_was_no_part_of_the_run_is_folded_away() -> None:
+    """Where no test of a section was part of the run, one line says so; one that was, or a number from elsewhere, unfolds it."""
+    missed, argued = judgement("a", Verdict.NOT_RUN, reason=f"its test was {ELSEWHERE}"), judgement("b", None)
+    folded = "<summary class='quiet'>1 statement to be tested, not part of this run</summary>"
+    assert folded in page(judgements=[missed, argued])
+    assert "<summary class='quiet'>" not in page(judgements=[argued])
+    for other in (judgement("c"), judgement("c", Verdict.NOT_RUN, reason="no CUDA device")):
+        assert "<summary class='quiet'>" not in page(judgements=[missed, argued, other])
 
 
 def test_only_what_was_confirmed_is_called_the_truth() -> None:
@@ -686,7 +696,7 @@ def test_a_malformed_ledger_fails_with_its_line(project: Path) -> None:
     """A malformed ledger fails every test that decides a claim, with file, line and field; so do results that cannot be written."""
     path = project / "expectations" / "claims.toml"
     path.write_text(LEDGER.replace('kind = "theorem"', 'kind = "lemma"', 1))
-    (project / "results.json").mkdir()
+    (project / "results.json").symlink_to(project / "missing" / "results.json")
     shutil.copy(ROOT / "tests" / "test_claims.py", project / "tests")
     ledgers_own = "tests/test_claims.py::test_every_claim_that_can_be_tested_is"
     done = session(project, *WRITING, "tests/test_3_9_planted.py", ledgers_own).done()

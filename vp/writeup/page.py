@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from vp.claims import Kind
+from vp.claims import ELSEWHERE, Kind
 from vp.expectations import Verdict
 from vp.writeup.content import Content, title_of
 
@@ -43,10 +43,23 @@ def render(content: Content, folder: Path | None = None) -> str:
                 f"<h3 id='section-{escape(section['number'])}'>{escape(section['number'])} {escape(section['title'])}</h3>"
             )
             parts.append(f"<p>{escape(section['introduction'])}</p>" if section["introduction"] else "")
-            parts.append(_claims(section["claims"], folder))
-            parts.extend(_table(table, folder, miniature) for table in section["tables"])
-            parts.extend(_figure(figure) for figure in section["figures"])
+            body = [
+                _claims(section["claims"], folder),
+                *(_table(table, folder, miniature) for table in section["tables"]),
+                *map(_figure, section["figures"]),
+            ]
+            if untouched := _untouched(section):
+                words = f"{untouched} statement{'s' if untouched > 1 else ''} to be tested, not part of this run"
+                body = [f"<details><summary class='quiet'>{words}</summary>", *body, "</details>"]
+            parts += body
     return "\n".join([*parts, _tests(content["tests"]), "</div>"])
+
+
+def _untouched(section: Content) -> int:
+    """How many statements of a section could be tested, if no test of it was part of this run; else 0."""
+    testable = [claim for claim in section["claims"] if claim["verdict"] != Kind.ARGUED]
+    missed = all(claim["verdict"] == Verdict.NOT_RUN and ELSEWHERE in claim["reason"] for claim in testable)
+    return len(testable) if missed and not any(figure["svg"] for figure in section["figures"]) else 0
 
 
 def folder_between(page: Path, project: Path) -> Path | None:
