@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 
 from tests.sessions import Session
 from tests.strategies import tensor
-from vp.claims import ELSEWHERE, Claim, Judgement, Kind, Link
+from vp.claims import NOT_PART, Claim, Judgement, Kind, Link
 from vp.expectations import Expectation, Published, Verdict
 from vp.experiments import SCALES, Run, runs
 from vp.writeup import Sources, build, folder_between, learnt_prompt, prediction_bars, render, to_svg
@@ -189,7 +189,7 @@ def test_a_claim_says_what_where_and_why() -> None:
 
 def test_a_section_that_was_no_part_of_the_run_is_folded_away() -> None:
     """Where no test of a section was part of the run, one line says so; one that was, or a number from elsewhere, unfolds it."""
-    missed, argued = judgement("a", Verdict.NOT_RUN, reason=f"its test was {ELSEWHERE}"), judgement("b", None)
+    missed, argued = judgement("a", Verdict.NOT_RUN, reason=f"its test was {NOT_PART}"), judgement("b", None)
     folded = "<summary class='quiet'>1 statement to be tested, not part of this run</summary>"
     assert folded in page(judgements=[missed, argued])
     assert "<summary class='quiet'>" not in page(judgements=[argued])

@@ -21,7 +21,7 @@ from vp.expectations import TYPES, Verdict, ordering_verdict, place, read_toml
 from vp.runtime import VpError
 
 Entry = Mapping[str, Any]
-ELSEWHERE = "not part of this run, or did not finish"
+NOT_PART = "not part of this run, or did not finish"
 
 
 class Kind(StrEnum):
@@ -330,7 +330,7 @@ def _by_tests(
         found += [_by_record(one, entry, test in told, alone) for one in recorded] or [_by_outcome(entry)]
     if missing := expected - own.keys():
         which = f"{len(missing)} of its {len(expected)} tests were" if len(expected) > 1 else "its test was"
-        found.append(_Finding(Verdict.NOT_RUN, "", f"{which} {ELSEWHERE}"))
+        found.append(_Finding(Verdict.NOT_RUN, "", f"{which} {NOT_PART}"))
     return found
 
 
@@ -377,7 +377,7 @@ def _by_numbers(
     found = []
     for name in runs:
         if name not in cells:
-            found.append(_Finding(Verdict.NOT_RUN, "", excused.get(name, f"the tests of its numbers were {ELSEWHERE}")))
+            found.append(_Finding(Verdict.NOT_RUN, "", excused.get(name, f"the tests of its numbers were {NOT_PART}")))
         elif elsewhere and not claim.added:
             found.append(_Finding(Verdict.NOT_RUN, "", elsewhere))
         else:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from vp.claims import ELSEWHERE, Kind
+from vp.claims import NOT_PART, Kind
 from vp.expectations import Verdict
 from vp.writeup.content import Content, title_of
 
@@ -58,7 +58,7 @@ def render(content: Content, folder: Path | None = None) -> str:
 def _untouched(section: Content) -> int:
     """How many statements of a section could be tested, if no test of it was part of this run; else 0."""
     testable = [claim for claim in section["claims"] if claim["verdict"] != Kind.ARGUED]
-    missed = all(claim["verdict"] == Verdict.NOT_RUN and ELSEWHERE in claim["reason"] for claim in testable)
+    missed = all(claim["verdict"] == Verdict.NOT_RUN and NOT_PART in claim["reason"] for claim in testable)
     return len(testable) if missed and not any(figure["svg"] for figure in section["figures"]) else 0
 
 
