@@ -108,26 +108,25 @@ class Judge:
 
     def ordering(self, first: Cells, second: Cells, *, or_equal: bool = False, claim: str = "", note: str = "") -> None:
         """Is `first` better than `second` over all matching cells? A paired test over the images decides; `note` goes with it."""
-        seeds = max(len(results) for results in (*first, *second))
-        test = paired_test(*(torch.cat(list(_by_dataset(cells, seeds).values()), dim=1) for cells in (first, second)))
-        pairs = [(fmean(r.top1 for r in one), fmean(r.top1 for r in other)) for one, other in zip(first, second, strict=True)]
-        ahead = f", ahead in {sum(one > other for one, other in pairs)} of {len(pairs)} cells" if len(pairs) > 1 else ""
-        evidence = (
-            f"{_names(first)}: {100 * test.mean_difference:+.2f} points against {_names(second)}{ahead}; {test.first_better} "
-            f"images better, {test.second_better} worse, {_p(test.p_value)}{f'; {note}' if note else ''}"
-        )
-        self.decide(test, evidence, or_equal=or_equal, claim=claim)
+        self.decide(*paired(first, second, note), or_equal=or_equal, claim=claim)
 
     def contrast(self, weights: Sequence[tuple[float, Cells]], *, words: str = "", claim: str = "") -> None:
         """Is the weighted sum of accuracies, called `words`, above 0? A z-test over the images decides."""
-        seeds = max(len(results) for _, cells in weights for results in cells)
-        scores: dict[tuple[str, int], Tensor] = {}
-        for weight, cells in weights:
-            for images, correct in _by_dataset(cells, seeds).items():
-                scores[images] = scores.get(images, torch.zeros(images[1])) + weight * correct.float().mean(0)
-        test = contrast_test(*scores.values())
-        what = words or "difference of differences"
-        self.decide(test, f"{what}: {100 * test.mean_difference:+.2f} points, {_p(test.p_value)}", claim=claim)
+        self.decide(*contrasted(weights, words), claim=claim)
+
+    def every(self, tests: Sequence[tuple[PairedTest | ContrastTest, str]], *, claim: str = "") -> None:
+        """Is the first better in every one of some tests, each with its evidence? The one that says so least decides.
+
+        All hold if the largest p-value is small enough; one that is reversed is so if its p-value is, times their number.
+        """
+        reversed_ = [(test, evidence) for test, evidence in tests if test.mean_difference <= 0]
+        if reversed_:
+            test, evidence = min(reversed_, key=lambda one: one[0].p_value)
+            test = replace(test, p_value=min(1.0, len(tests) * test.p_value))
+        else:
+            test, evidence = max(tests, key=lambda one: one[0].p_value)
+        holding = f"{len(tests) - len(reversed_)} of {len(tests)} as claimed"
+        self.decide(test, f"{holding}; the one that is so least: {evidence}", claim=claim)
 
     def decide(self, test: PairedTest | ContrastTest, evidence: str, *, or_equal: bool = False, claim: str = "") -> None:
         """Records an ordering; fails when it is contradicted even by Bonferroni's bound over the orderings of its family.
@@ -180,6 +179,30 @@ class Judge:
             pytest.fail(f"{claim} is listed as a known failure at scale {self.scale}, but is {verdict}: {evidence}")
         one = self.claims[claim]
         pytest.fail(f"{claim}: {one.corrected or one.sentence} {evidence}")
+
+
+def paired(first: Cells, second: Cells, note: str = "") -> tuple[PairedTest, str]:
+    """The paired test of `first` being better than `second` over all matching cells, and its evidence in words."""
+    seeds = max(len(results) for results in (*first, *second))
+    test = paired_test(*(torch.cat(list(_by_dataset(cells, seeds).values()), dim=1) for cells in (first, second)))
+    pairs = [(fmean(r.top1 for r in one), fmean(r.top1 for r in other)) for one, other in zip(first, second, strict=True)]
+    ahead = f", ahead in {sum(one > other for one, other in pairs)} of {len(pairs)} cells" if len(pairs) > 1 else ""
+    evidence = (
+        f"{_names(first)}: {100 * test.mean_difference:+.2f} points against {_names(second)}{ahead}; {test.first_better} "
+        f"images better, {test.second_better} worse, {_p(test.p_value)}{f'; {note}' if note else ''}"
+    )
+    return test, evidence
+
+
+def contrasted(weights: Sequence[tuple[float, Cells]], words: str = "") -> tuple[ContrastTest, str]:
+    """The z-test of a weighted sum of accuracies, called `words`, being above 0, and its evidence."""
+    seeds = max(len(results) for _, cells in weights for results in cells)
+    scores: dict[tuple[str, int], Tensor] = {}
+    for weight, cells in weights:
+        for images, correct in _by_dataset(cells, seeds).items():
+            scores[images] = scores.get(images, torch.zeros(images[1])) + weight * correct.float().mean(0)
+    test = contrast_test(*scores.values())
+    return test, f"{words or 'difference of differences'}: {100 * test.mean_difference:+.2f} points, {_p(test.p_value)}"
 
 
 def _by_dataset(cells: Cells, seeds: int) -> dict[tuple[str, int], Tensor]:

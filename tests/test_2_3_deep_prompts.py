@@ -15,6 +15,7 @@ from open_clip import CLIP
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
+from tests.asserts import contrasted, paired
 from tests.conformance.agree import agree
 from tests.controls import last_block as controls
 from tests.small_clip import BLOCKS, WIDTH, small_model, tokenizer
@@ -571,10 +572,9 @@ def test_early_injection_beats_late(column: str, cells, judge) -> None:
 @pytest.mark.reproduces
 @pytest.mark.parametrize("column", ["front", "back"])
 def test_early_injection_beats_late_in_every_cell(column: str, cells, judge) -> None:
-    """Injecting prompts at the first layer yields higher classification performance than at the last, in the weakest cell, too."""
-    pairs = [*zip(cells("first", None, column), cells("last", None, column), strict=True)]
-    first, last = min(pairs, key=lambda pair: mean_top1(pair[0]) - mean_top1(pair[1]))
-    judge.ordering([first], [last], note=f"the weakest of {len(pairs)} cells")
+    """Injecting prompts at the first layer yields higher classification performance than at the last, in each of six cells."""
+    pairs = zip(cells("first", None, column), cells("last", None, column), strict=True)
+    judge.every([paired([first], [last]) for first, last in pairs])
 
 
 @pytest.mark.claim("middle-closer-to-first-{column}")
@@ -584,8 +584,8 @@ def test_the_step_from_first_to_middle_is_smaller_than_from_middle_to_last(colum
     """The difference between injecting at layer 0 and 6 is less pronounced than between layer 6 and 11: |f - m| < |m - l|, which
     for f the first, m the middle and l the last is (m - l) - (f - m) > 0 and (m - l) + (f - m) = f - l > 0."""
     first, middle, last = (cells(which, None, column) for which in ("first", "middle", "last"))
-    judge.contrast([(1.0, middle), (-0.5, first), (-0.5, last)])  # the mean over the two sets
-    judge.ordering(first, last)
+    steps = [(1.0, middle), (-0.5, first), (-0.5, last)]  # the mean over the two sets
+    judge.every([contrasted(steps, "step to the last block less step from the first"), paired(first, last)])
 
 
 @pytest.mark.claim("more-prompts-help-{column}")

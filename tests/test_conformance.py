@@ -157,6 +157,10 @@ PROMPT = IMAGES + (
             IMAGES + "class Padding(nn.Module): pass",
             r"raised TypeError: .*positional argument.*: it is called as Padding\(size, image_size\); an adapter",
         ),
+        (
+            IMAGES + "def helper(a, b): pass\ndef Padding(size, image_size): helper(1)",
+            r"raised TypeError: helper\(\) missing 1 required positional argument: 'b' \(solution.py, line \d\)$",
+        ),
         (PROMPT + "        raise KeyError", r"Padding module\(a tensor \(2, 3, 5, 5\) of float32\) raised KeyError"),
     ],
     ids=[
@@ -172,6 +176,7 @@ PROMPT = IMAGES + (
         "in place",
         "cuda",
         "class without arguments",
+        "calls its own wrongly",
         "raises inside",
     ],
 )

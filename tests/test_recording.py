@@ -102,6 +102,13 @@ def too_large(step: Step) -> Step:
     raise torch.OutOfMemoryError("CUDA out of memory")
 
 
+def too_large_within(step: Step) -> Step:
+    try:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    finally:
+        raise RuntimeError("operation failed due to a previous error during capture")
+
+
 def other_loss(step: Step) -> Step:
     return lambda: 2 * step()
 
@@ -117,6 +124,7 @@ def same_loss(step: Step) -> Step:
     [
         (cannot, 1, "operation not permitted when stream is capturing"),
         (too_large, 2 * 2, "CUDA out of memory"),
+        (too_large_within, 2 * 2, "CUDA out of memory"),
         (other_loss, 1, "what was recorded gives another loss or gradient"),
         (same_loss, 1, "what was recorded gives another loss or gradient"),
     ],

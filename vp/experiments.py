@@ -106,19 +106,15 @@ class Run:
 
     @property
     def kind(self) -> str | None:
-        """Runs of one kind spread alike over seeds. None: no seed.
-
-        Of prompts a table and kind of visual prompt, or block and readout of deep ones; of heads what trains with them and what
-        their statistics do; and any noise, clamped or not. One token cannot be scrambled: such a run is as those that are not.
+        """Runs of one kind spread alike over seeds: a table; of deep prompts also block and readout; all heads; all prompts under
+        noise. None: no seed. One token cannot be scrambled: such a run is of the kind of those that are not.
         """
         if isinstance(self.prompt, DeepTokens):
             scrambled = self.prompt.scrambled and self.prompt.n > 1
             return f"{self.table}, block {self.prompt.block}, {self.prompt.readout}, {scrambled}"
-        noise = "" if not self.noise else ", clamped noise" if self.noise.clamp else ", noise"
         if self.head:
-            clamped = noise if self.noise and self.noise.clamp else ""
-            return f"{' and '.join(('head', *self.head.stages))}, {self.head.statistics}{clamped}"
-        return f"{'' if noise else self.table}{noise}, {self.prompt.kind}" if self.prompt else None
+            return "fine-tuning"
+        return ("noise" if self.noise else self.table) if self.prompt else None
 
     def canonical(self) -> str:
         """What the number depends on, as JSON: all fields but the names by which people call it."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ class Piece:
     """One dataset or set of weights, by the name that runs call it by."""
 
     name: str
+    folder: Path  # where it belongs
     is_here: Callable[[], bool]
     bring: Callable[[], None]
 
@@ -45,16 +47,17 @@ def piece(name: str) -> Piece:
     if name.endswith(f"/{RANDOM}"):
         raise VpError(f"{name} has random weights, there is nothing to fetch: give one of {', '.join(needed())}")
     if name in READERS:
-        return Piece(name, lambda: _cifar_is_here(name, data_root()), lambda: _bring_cifar(name, data_root()))
+        root = data_root()
+        return Piece(name, root, lambda: _cifar_is_here(name, root), lambda: _bring_cifar(name, root))
     if is_network(name):
         architecture, _, tag = name.partition("/")
         url = network_source(architecture, tag)
         path, checksum = network_weights(url)
-        return Piece(name, lambda: matches(path, checksum), lambda: download(url, path, checksum))
+        return Piece(name, path.parent, lambda: matches(path, checksum), lambda: download(url, path, checksum))
     if "/" not in name and (near := difflib.get_close_matches(name, needed(), n=2)):
         raise VpError(f"nothing to fetch is called {name!r}: did you mean {' or '.join(near)}?")
     architecture, tag = check_clip_name(name)
-    return Piece(name, lambda: _clip_is_here(architecture, tag), lambda: _bring_clip(architecture, tag))
+    return Piece(name, weights_folder(), lambda: _clip_is_here(architecture, tag), lambda: _bring_clip(architecture, tag))
 
 
 def fetch(names: Sequence[str], say: Callable[[str], None]) -> None:
@@ -72,7 +75,9 @@ def fetch(names: Sequence[str], say: Callable[[str], None]) -> None:
         say(f"{some.name}: fetching{about}")
         some.bring()
         if not some.is_here():
-            raise VpError(f"{some.name} was fetched but cannot be found below {home()}: delete what is there of it and start again")
+            raise VpError(
+                f"{some.name} was fetched but cannot be found in {some.folder}: delete what is there of it and start again"
+            )
 
 
 def _cifar_is_here(name: str, root: Path) -> bool:
@@ -96,24 +101,19 @@ def _clip_is_here(architecture: str, tag: str) -> bool:
 
 def _bring_clip(architecture: str, tag: str) -> None:
     """From the hub, by its own library, which shows progress and goes on where it stopped."""
+    place, files = clip_source(architecture, tag)
     folder = weights_folder()
-    try:
+    with _writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
         check_space(folder, 2**20 * SIZES_MIB.get(f"{architecture}/{tag}", 0), f"{architecture}/{tag}")
-        _bring_clip_to(folder, architecture, tag)
-    except OSError as error:
-        reason = error.strerror or error
-        raise DownloadFailed(f"cannot write to {folder} ({reason}): free space or set VP_HOME to a folder you can write") from error
-
-
-def _bring_clip_to(folder: Path, architecture: str, tag: str) -> None:
-    place, files = clip_source(architecture, tag)
     if damaged := find_clip_weights(architecture, tag, elsewhere=False):
-        if damaged.resolve().is_relative_to(folder.resolve()):
-            damaged.resolve().unlink()
-        damaged.unlink(missing_ok=True)
+        with _writing_to(folder):
+            if damaged.resolve().is_relative_to(folder.resolve()):
+                damaged.resolve().unlink()
+            damaged.unlink(missing_ok=True)
     if (found := find_clip_weights(architecture, tag)) and len(found.resolve().name) == 64 and weights_are_whole(found):
-        note_checksum(_copy_from_hub_cache(found, folder))
+        with _writing_to(folder):
+            note_checksum(_copy_from_hub_cache(found, folder))
         return
     check_network(constants.ENDPOINT)
     for file in files:
@@ -130,9 +130,19 @@ def _bring_clip_to(folder: Path, architecture: str, tag: str) -> None:
             raise DownloadFailed(f"{place} could not be fetched from the hub ({error}): start again to go on") from error
         if not weights_are_whole(found):
             raise DownloadFailed(f"{file} of {place} arrived with another checksum: start again")
-        note_checksum(found)
+        with _writing_to(folder):
+            note_checksum(found)
         return
     raise DownloadFailed(f"{place} on the Hugging Face hub has none of {', '.join(files)}: give other weights")
+
+
+@contextmanager
+def _writing_to(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise DownloadFailed(f"cannot write to {folder} ({reason}): free space or set VP_HOME to a folder you can write") from error
 
 
 def _copy_from_hub_cache(found: Path, folder: Path) -> Path:

@@ -81,12 +81,12 @@ def recorded(accumulate: Accumulate, parameters: list[nn.Parameter], device: tor
         if device.type in RECORDERS and all(gradient.isfinite().all() for gradient in gradients.values()):
             try:
                 steps[count] = _Step(accumulate, RECORDERS[device.type], inputs, labels, loss, gradients)
-            except RuntimeError as error:
-                if out_of_memory(error):
+            except RuntimeError as error:  # of ending a recording, where what failed in it is the context
+                if any(out_of_memory(one) for one in (error, error.__context__) if one):
                     steps[count] = lambda inputs, labels: accumulate([(inputs, labels)], len(labels))
                 else:
                     del RECORDERS[device.type]
-                reason = str(error.__context__ or error).partition("\n")[0]  # ending a recording that failed fails, too
+                reason = str(error.__context__ or error).partition("\n")[0]
                 what = f"steps are launched one by one, which takes longer: they could not be recorded ({reason})"
                 warnings.warn(what, NotRecordedWarning, stacklevel=3)
             finally:

@@ -119,7 +119,7 @@ def mixed_precision(device: torch.device) -> AbstractContextManager[object]:
 def out_of_memory(error: BaseException) -> bool:
     """Did memory not suffice? torch has a type for what it allocates on CUDA; the CPU's allocator, CUDA itself and its libraries
     say it in words."""
-    told = ("DefaultCPUAllocator", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
+    told = ("DefaultCPUAllocator", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED", "MPS backend out of memory")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in told)
 
 

@@ -75,17 +75,17 @@ def obtain(run: Run, seed: int = 0, *, device: str = "auto", newer_than: float |
     key = run_key(run, seed, device)
     path = result_path(run, key)
 
-    def stored() -> Result | None:
-        return _stored(path, lambda: load_result(path, key), newer_than)
+    def stored(set_aside: bool) -> Result | None:
+        return _stored(path, lambda: load_result(path, key), newer_than, set_aside)
 
-    if (found := stored()) is not None:  # which a store that cannot be written has as well
+    if (found := stored(set_aside=False)) is not None:  # which a store that cannot be written has as well
         return found
     with ExitStack() as held:
         with _writing_to(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(path.with_suffix(".lock"))
             held.enter_context(patiently(lock, f"waiting: another process performs {run.name} (seed {seed}), for this one as well"))
-        if (found := stored()) is not None:
+        if (found := stored(set_aside=True)) is not None:
             return found
         _check_writable(path.parent)
         trained = None
@@ -121,7 +121,8 @@ def _load_cost(path: Path) -> NetworkCost:
     return NetworkCost(**{**note, **timings})
 
 
-def _stored(path: Path, read: Callable[[], T], newer_than: float | None) -> T | None:
+def _stored(path: Path, read: Callable[[], T], newer_than: float | None, set_aside: bool = True) -> T | None:
+    """What is there and may be used. What is damaged is `set_aside` by who holds its lock, or nobody else may."""
     try:
         if newer_than is not None and path.stat().st_mtime < newer_than:
             return None
@@ -129,6 +130,8 @@ def _stored(path: Path, read: Callable[[], T], newer_than: float | None) -> T | 
     except (FileNotFoundError, NotADirectoryError):
         return None
     except artifacts.CorruptArtifact as error:
+        if not set_aside:
+            return None
         aside = path.with_suffix(f".corrupt-{time.time_ns()}")
         with _writing_to(path.parent):
             os.replace(path, aside)

@@ -296,8 +296,8 @@ class Watched:
         except NotImplementedError as error:
             raise NotClaimed(f"{told} is not implemented{f': {error}' if str(error) else ''}") from None
         except BaseException as error:
-            own = isinstance(error, TypeError) and "positional argument" in str(error)  # of __init__, which inspect did not see
-            hint = f": {self._called_as()}" if own and target is self.target else ""
+            unfit = isinstance(error, TypeError) and not _frames(error)  # of an __init__ that inspect did not see
+            hint = f": {self._called_as()}" if unfit and target is self.target else ""
             raise Complaint(f"{told} {_why(error, self.solution.limit_s)}{hint}") from None
         for one, kept in zip(given, before, strict=True):
             if _changed(one, kept):
@@ -361,6 +361,15 @@ def _changed(value: Any, before: Any) -> bool:
     return value is not before and bool(value != before)
 
 
+def _frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """Where in the solution's own code an error came by, the outermost first."""
+    own = Path(__file__).resolve().parent
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).resolve().parent != own]
+    return [
+        f for f in frames if "site-packages" not in f.filename and "importlib" not in f.filename and "/lib/python" not in f.filename
+    ]
+
+
 def _why(error: BaseException, limit_s: float) -> str:
     """What foreign code raised, and where in it, in a line."""
     if isinstance(error, _TooLong):
@@ -370,11 +379,7 @@ def _why(error: BaseException, limit_s: float) -> str:
     message = (error.msg if isinstance(error, SyntaxError) else str(error)).strip().split("\n", 1)[0]
     if "reading from stdin" in message:
         return "asks for input: nobody is there to answer"
-    own = Path(__file__).resolve().parent
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).resolve().parent != own]
-    outside = [
-        f for f in frames if "site-packages" not in f.filename and "importlib" not in f.filename and "/lib/python" not in f.filename
-    ]
+    outside = _frames(error)
     if isinstance(error, SyntaxError) and error.filename:
         where = f" ({Path(error.filename).name}, line {error.lineno})"
     else:

@@ -7,7 +7,7 @@ import json
 import os
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +74,9 @@ def trusts_any_file(path: Path, key: str) -> Result:
     return load_result(path, artifacts.load(path)[1]["key"])
 
 
-def ignores_age(path: Path, key: str, newer_than: float | None) -> Result | None:
+def ignores_age(path: Path, read: Callable[[], Result], newer_than: float | None, set_aside: bool = True) -> Result | None:
     """Takes a stored result however old: test_results_older_than_asked_for_are_performed_again."""
-    return _stored(path, key, None)
+    return _stored(path, read, None, set_aside)
 
 
 def checks_nothing(folder: Path) -> None:

@@ -55,7 +55,7 @@ class FrozenCLIP(nn.Module):
         self.model: Any = faster(model.eval().requires_grad_(False))  # open_clip carries no types
         self.tokenizer = tokenizer
         self.preprocess = preprocess
-        self.kept: dict[Any, Any] = {}  # what the weights alone give: text features, and the tower in half precision
+        self.kept: dict[Any, Any] = {}  # what the weights, which never change, give: text features, the tower in half precision
         self.known_tokens = None if known_tokens is None else frozenset(known_tokens)
 
     def train(self, mode: bool = True) -> FrozenCLIP:
@@ -94,7 +94,7 @@ class FrozenCLIP(nn.Module):
         """Preprocessed images (B, 3, S, S) to unit features (B, D): what `self.model` computes, less what is not read out."""
         visual = self.visual
         if not reads_one_token(visual):
-            return normalize(visual(images), dim=-1)
+            return normalize(self.model.encode_image(images), dim=-1)
         before_last = tokens_before(visual, images, len(visual.transformer.resblocks) - 1)
         return normalize(read_out(visual, before_last), dim=-1)
 
