@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import difflib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from vp.downloads import DownloadFailed, check_network, check_space, download, m
 from vp.experiments import SCALES
 from vp.models.clip import check_clip_name, clip_source, find_clip_weights, note_checksum, weights_are_whole
 from vp.models.fine_tuning import is_network, network_source, network_weights
-from vp.runtime import RANDOM, NotAvailable, VpError, home
+from vp.runtime import RANDOM, NotAvailable, VpError, home, writing_to
 
 SIZES_MIB = {"cifar10": 340, "cifar100": 340, "ViT-B-32-quickgelu/openai": 580, "resnet18/IMAGENET1K_V1": 45}  # for people
 
@@ -103,16 +102,16 @@ def _bring_clip(architecture: str, tag: str) -> None:
     """From the hub, by its own library, which shows progress and goes on where it stopped."""
     place, files = clip_source(architecture, tag)
     folder = weights_folder()
-    with _writing_to(folder):
+    with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
         check_space(folder, 2**20 * SIZES_MIB.get(f"{architecture}/{tag}", 0), f"{architecture}/{tag}")
     if damaged := find_clip_weights(architecture, tag, elsewhere=False):
-        with _writing_to(folder):
+        with writing_to(folder):
             if damaged.resolve().is_relative_to(folder.resolve()):
                 damaged.resolve().unlink()
             damaged.unlink(missing_ok=True)
     if (found := find_clip_weights(architecture, tag)) and len(found.resolve().name) == 64 and weights_are_whole(found):
-        with _writing_to(folder):
+        with writing_to(folder):
             note_checksum(_copy_from_hub_cache(found, folder))
         return
     check_network(constants.ENDPOINT)
@@ -130,19 +129,10 @@ def _bring_clip(architecture: str, tag: str) -> None:
             raise DownloadFailed(f"{place} could not be fetched from the hub ({error}): start again to go on") from error
         if not weights_are_whole(found):
             raise DownloadFailed(f"{file} of {place} arrived with another checksum: start again")
-        with _writing_to(folder):
+        with writing_to(folder):
             note_checksum(found)
         return
     raise DownloadFailed(f"{place} on the Hugging Face hub has none of {', '.join(files)}: give other weights")
-
-
-@contextmanager
-def _writing_to(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or error
-        raise DownloadFailed(f"cannot write to {folder} ({reason}): free space or set VP_HOME to a folder you can write") from error
 
 
 def _copy_from_hub_cache(found: Path, folder: Path) -> Path:

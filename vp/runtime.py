@@ -38,6 +38,16 @@ def home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vp"
 
 
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Raises VpError with the reason and the cure where what is done in the context cannot be written below VP_HOME."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise VpError(f"cannot write to {folder} ({reason}): free space or set VP_HOME to a folder you can write") from error
+
+
 def given_bytes(variable: str, otherwise: float) -> float:
     """As many bytes as an environment variable gives GiB, or `otherwise`. Raises VpError when it is no number of at least 0."""
     given = os.environ.get(variable)

@@ -14,8 +14,8 @@ import platform
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,7 +29,7 @@ from vp.evaluation import NetworkCost, Timing, network_cost
 from vp.experiments import Result, Run, source_of
 from vp.models import build_network
 from vp.performing import forget_prefixes, perform, run_key
-from vp.runtime import VpError, home, provenance
+from vp.runtime import VpError, home, provenance, writing_to
 from vp.sharing import patiently
 
 T = TypeVar("T")
@@ -81,7 +81,7 @@ def obtain(run: Run, seed: int = 0, *, device: str = "auto", newer_than: float |
     if (found := stored(set_aside=False)) is not None:  # which a store that cannot be written has as well
         return found
     with ExitStack() as held:
-        with _writing_to(path.parent):
+        with writing_to(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(path.with_suffix(".lock"))
             held.enter_context(patiently(lock, f"waiting: another process performs {run.name} (seed {seed}), for this one as well"))
@@ -133,7 +133,7 @@ def _stored(path: Path, read: Callable[[], T], newer_than: float | None, set_asi
         if not set_aside:
             return None
         aside = path.with_suffix(f".corrupt-{time.time_ns()}")
-        with _writing_to(path.parent):
+        with writing_to(path.parent):
             os.replace(path, aside)
         warnings.warn(f"{error}; kept as {aside.name}, computed again", CorruptResultWarning, stacklevel=3)
         return None
@@ -143,14 +143,5 @@ def _stored(path: Path, read: Callable[[], T], newer_than: float | None, set_asi
 
 def _check_writable(folder: Path) -> None:
     """Fail before the training, not after it."""
-    with _writing_to(folder), tempfile.TemporaryFile(dir=folder) as probe:
+    with writing_to(folder), tempfile.TemporaryFile(dir=folder) as probe:
         probe.write(bytes(2**20))  # more than most results take
-
-
-@contextmanager
-def _writing_to(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or error
-        raise VpError(f"cannot write to {folder} ({reason}): free space or set VP_HOME to a folder you can write") from error
