@@ -17,7 +17,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from vp.data import ImageSet
-from vp.data.world import DOWNSTREAM_PX, DOWNSTREAM_SIZES
 from vp.evaluation import Batches, Subset, per_image_correctness, time_each
 from vp.experiments import SCALES, DeepTokens, Run, ScaleName, runs, vary
 from vp.performing import build_model, evaluation_batches, training_batches
@@ -25,9 +24,7 @@ from vp.prompts.deep import reads_prompt
 from vp.runtime import mixed_precision, precision, provenance, seed_everything
 from vp.training import Recipe, accumulate_gradient, fit
 
-SIZES: dict[str, dict[str, int]] = {"mini": DOWNSTREAM_SIZES, "full": {"train": 50_000, "test": 10_000}}
 LEAST_SECONDS = 2.0  # of a measurement on CUDA
-PIXELS = {"mini": DOWNSTREAM_PX, "full": 32}
 TABLES = ("table_1_2", "table_1", "table_2", "table_3", "table_5", "table_6")  # of the report; other runs only explain them
 
 
@@ -103,8 +100,8 @@ def works(scale: ScaleName) -> list[Work]:
 def random_images(scale: ScaleName, count: int, classes: int) -> ImageSet:
     """Uniformly random pixels of the size of the scale's datasets."""
     generator = torch.Generator().manual_seed(0)
-    shape = (count, 3, PIXELS[scale], PIXELS[scale])
-    pixels = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
+    px = SCALES[scale].image_px
+    pixels = torch.randint(256, (count, 3, px, px), dtype=torch.uint8, generator=generator)
     return ImageSet("random", "train", pixels, torch.arange(count) % classes, tuple(f"class {i}" for i in range(classes)))
 
 
@@ -115,7 +112,9 @@ def measure(work: Work, device: torch.device, images: int, batch: int, repeats: 
     """
     run = vary(work.run, rehearsal=True)
     if device.type == "cuda" and work.trains and kept_for(run):
-        images = min(10 * images, SIZES[run.scale]["train"])  # a GPU trains so fast on it that an epoch's two ends would count
+        images = min(
+            10 * images, SCALES[run.scale].sizes["train"]
+        )  # a GPU trains so fast on it that an epoch's two ends would count
     shown = random_images(run.scale, images, classes=100)
     seed_everything(0)
     model = build_model(run, shown.class_names, device)
@@ -172,7 +171,7 @@ def project(scale: ScaleName, seconds_per_image: Callable[[str], float]) -> dict
     third of training on them: a step is a forward pass and a backward pass of about twice its work. What the first of several runs
     computes for all (`kept_for`) is an evaluation of all training images. Then the test images are evaluated.
     """
-    sizes = SIZES[scale]
+    sizes = SCALES[scale].sizes
     seconds: dict[str, float] = {}
     kept: set[str] = set()
     for run in runs(scale).values():

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from vp.data import GaussianNoise
-from vp.data.world import DOWNSTREAM_SIZES
+from vp.data.world import DOWNSTREAM_PX, DOWNSTREAM_SIZES
 from vp.evaluation import wilson_interval
 from vp.models import DEFAULT_TEMPLATE, Statistics
 from vp.prompts.deep import Position, Readout
@@ -201,7 +201,8 @@ class Scale:
     padding_recipe: Recipe
     deep_recipe: Recipe
     network: str  # to fine-tune
-    training_images: int  # of either set
+    sizes: Mapping[str, int]  # images of either set, by split
+    image_px: int  # their side
     head_recipe: Recipe
     stage_recipe: Recipe
 
@@ -219,7 +220,8 @@ SCALES: dict[str, Scale] = {
         padding_recipe=Recipe("adam", learning_rate=0.1, warmup_steps=0, epochs=4, batch_size=64),
         deep_recipe=Recipe("adam", learning_rate=0.3, warmup_steps=0, epochs=2, batch_size=64),
         network="mini-resnet",
-        training_images=DOWNSTREAM_SIZES["train"],
+        sizes=DOWNSTREAM_SIZES,
+        image_px=DOWNSTREAM_PX,
         head_recipe=Recipe("adam", learning_rate=1e-3, warmup_steps=0, schedule="constant", epochs=6, batch_size=32),
         stage_recipe=Recipe("adam", learning_rate=1e-3, warmup_steps=0, schedule="constant", epochs=3, batch_size=32),
     ),
@@ -234,7 +236,8 @@ SCALES: dict[str, Scale] = {
         padding_recipe=Recipe(shuffle=False),
         deep_recipe=Recipe(shuffle=False),
         network="resnet18/IMAGENET1K_V1",
-        training_images=50_000,
+        sizes={"train": 50_000, "test": 10_000},
+        image_px=32,
         head_recipe=Recipe("adam", learning_rate=1e-3, warmup_steps=0, schedule="constant", epochs=30),
         stage_recipe=Recipe("adam", learning_rate=1e-3, warmup_steps=0, schedule="constant", epochs=10),
     ),
@@ -399,7 +402,7 @@ def vary(run: Run, limit: int | None = None, rehearsal: bool = False) -> Run:
     if limit is not None and limit < 10:
         raise VpError(f"--limit {limit}: give at least 10 images, of which some train and some validate")
     if not rehearsal:
-        share = min(1.0, (limit or math.inf) / SCALES[run.scale].training_images)
+        share = min(1.0, (limit or math.inf) / SCALES[run.scale].sizes["train"])
         recipe = run.recipe and replace(run.recipe, warmup_steps=math.ceil(share * run.recipe.warmup_steps))
         return replace(run, limit=limit, recipe=recipe)
     recipe = run.recipe and replace(run.recipe, epochs=2, warmup_steps=min(2, run.recipe.warmup_steps))
