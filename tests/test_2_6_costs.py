@@ -183,7 +183,7 @@ def test_table_of_costs(
         "train, KiB kept for the backward pass and millions of operations (exact), median milliseconds of a step (smallest to "
         "largest of 5). Zero-shot is a forward pass. The weights are "
         "random: costs do not depend on them.",
-        head=["Method", "Trained parameters", "KiB kept for backward", "million operations", "ms per step"],
+        head=["Method", "Trained parameters", "KiB kept for backward", "Million operations", "ms per step"],
         rows=[
             [
                 name,
