@@ -673,10 +673,6 @@ def test_one_scrambled_token_is_the_correct_prompt(cells, judge) -> None:
     judge.conclude(f"{differing:.2%} of the images differ over the cells with n = 1", verdict)
 
 
-def mean_top1(cell) -> float:
-    return sum(result.top1 for result in cell) / len(cell)
-
-
 def mean_validation(cell) -> float:
     return sum(result.validation_top1 for result in cell) / len(cell)
 
@@ -698,7 +694,7 @@ def test_table_4_deep_beats_visual(classes: str, results, cells, judge, record) 
         rows=[
             [
                 best[0][0].dataset,
-                *(f"{mean_top1(cell):.2f} ({cell[0].run})" for cell in best),
+                *(f"{sum(r.top1 for r in cell) / len(cell):.2f} ({cell[0].run})" for cell in best),
                 f"{baseline[0].top1:.2f}",
                 {"10": "96.59, 92.74, 88.94", "100": "79.98, 71.39, 63.15"}[classes],
             ]

@@ -621,6 +621,30 @@ def test_a_test_fails_by_bonferronis_bound(judge: Judge, recorded: list[dict[str
     assert [entry["paired"]["p_value"] for entry in recorded] == [0.03, 0.02]
 
 
+@pytest.mark.parametrize(
+    ("tests", "verdict"),
+    [
+        ([better(0.001), better(0.002)], "reproduced"),
+        ([better(0.001), better(0.2)], "within noise"),
+        ([better(0.001), better(0.001), worse(0.02)], "within noise"),  # three chances of 2%, in a family of two
+        ([better(0.001), worse(0.9)], "within noise"),
+    ],
+)
+def test_what_holds_everywhere_is_decided_by_the_least_of_it(
+    tests: list[PairedTest], verdict: str, judge: Judge, recorded: list[dict[str, Any]]
+) -> None:
+    """A claim on several cells is one entry: it holds if all of them say so, and a chance of one in several refutes nothing."""
+    judge.every([(test, f"p = {test.p_value}") for test in tests], claim="a")
+    assert [entry["verdict"] for entry in recorded] == [verdict]
+
+
+def test_one_cell_that_is_reversed_refutes_them_all(judge: Judge, recorded: list[dict[str, Any]]) -> None:
+    """However many hold, one that is reversed beyond chance contradicts a claim on each of them, and is the evidence."""
+    with pytest.raises(pytest.fail.Exception, match=r"^a: It is so\. 2 of 3 as claimed; the one that is so least: third$"):
+        judge.every([(better(0.0001), "first"), (better(0.0001), "second"), (worse(0.001), "third")], claim="a")
+    assert [entry["verdict"] for entry in recorded] == ["contradicted"]
+
+
 def test_known_failures_are_strict(judge: Judge, recorded: list[dict[str, Any]]) -> None:
     """A known failure does not fail its test; one that comes to hold does."""
     judge.decide(worse(0.001), "measured", claim="d")

@@ -132,7 +132,7 @@ def test_full_scale_is_held_to_the_reports_numbers() -> None:
         assert one.tolerance == next(points for pattern, points in TOLERANCES.items() if fnmatchcase(name, pattern)), name
 
 
-def test_full_scale_trains_as_the_report_did() -> None:
+def test_every_full_scale_run_is_as_the_settings_say() -> None:
     """Models, sizes and recipes of all full-scale runs are those of the settings, typed in a second time."""
     prompts = Recipe("sgd", 40.0, momentum=0.9, warmup_steps=1000, schedule="cosine", epochs=20, batch_size=128, shuffle=False)
     heads = Recipe("adam", 0.001, warmup_steps=0, schedule="constant", epochs=30, batch_size=128, shuffle=True)

@@ -13,7 +13,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from vp.data import data_root
 from vp.data.cifar import READERS, load_cifar, unpack
-from vp.downloads import DownloadFailed, check_network, check_space, download, matches, offline_because, weights_folder
+from vp.downloads import DownloadFailed, check_network, download, matches, offline_because, weights_folder
 from vp.experiments import SCALES
 from vp.models.clip import check_clip_name, clip_source, find_clip_weights, note_checksum, weights_are_whole
 from vp.models.fine_tuning import is_network, network_source, network_weights
@@ -104,7 +104,6 @@ def _bring_clip(architecture: str, tag: str) -> None:
     folder = weights_folder()
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        check_space(folder, 2**20 * SIZES_MIB.get(f"{architecture}/{tag}", 0), f"{architecture}/{tag}")
     if damaged := find_clip_weights(architecture, tag, elsewhere=False):
         with writing_to(folder):
             if damaged.resolve().is_relative_to(folder.resolve()):

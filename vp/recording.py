@@ -55,8 +55,9 @@ def cuda_graph(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
     return replay
 
 
-RECORDERS: dict[str, Record] = {"cuda": cuda_graph}  # by type of device; one that has failed is not tried again in this process,
-# unless it was for want of memory, which others may free: then not for this size of a batch in this training
+# By type of device. One that has failed is not tried again in this process; for want of memory, which others may free, only not for
+# this size of a batch in this training.
+RECORDERS: dict[str, Record] = {"cuda": cuda_graph}
 
 
 def recorded(accumulate: Accumulate, parameters: list[nn.Parameter], device: torch.device) -> Accumulate:

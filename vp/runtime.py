@@ -171,6 +171,7 @@ def _commit() -> str:
         return ""
 
 
+@lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
     """Of the packages that numbers depend on; "not installed" where there is no such."""
     found = {}

@@ -122,7 +122,7 @@ def _load_cost(path: Path) -> NetworkCost:
 
 
 def _stored(path: Path, read: Callable[[], T], newer_than: float | None, set_aside: bool = True) -> T | None:
-    """What is there and may be used. What is damaged is `set_aside` by who holds its lock, or nobody else may."""
+    """What is there and may be used; None where it has to be made. Only who holds its lock may set aside what is damaged."""
     try:
         if newer_than is not None and path.stat().st_mtime < newer_than:
             return None

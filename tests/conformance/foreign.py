@@ -101,7 +101,7 @@ class Ground:
                 self.modules.update({name: sys.modules.pop(name) for name in new})
 
     def _is_own(self, name: str, module: ModuleType) -> bool:
-        """Lies it in the solution's folder? What is installed there, as in `.venv`, and this project are everybody's."""
+        """Does it lie in the solution's folder? What is installed there, as in `.venv`, and this project are everybody's."""
         place = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
         if place is None or name.partition(".")[0] in ("vp", "tests") or _is_installed(Path(place)):
             return False
