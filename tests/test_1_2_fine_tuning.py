@@ -19,22 +19,22 @@ from torch import Tensor, nn
 
 from tests.conformance.agree import agree
 from tests.controls import fine_tuning as controls
-from tests.strategies import pixels, seeds, tensor
+from tests.support.strategies import pixels, seeds, tensor
 from vp.data import ImageSet, Preprocess
-from vp.downloads import weights_folder
 from vp.evaluation import Batches, FeatureBatches, FlippedAtRandom, ImageBatches, contrast_test, per_image_correctness
 from vp.experiments import HEADS, find_run, runs
+from vp.experiments.perform import build_model, perform
+from vp.machine.downloads import weights_folder
+from vp.machine.errors import NotAvailable, VpError
+from vp.machine.runtime import seed_everything
 from vp.models import (
     FineTunedFromFeatures,
     FineTunedNetwork,
     PretrainedNetwork,
     final_linear,
-    fine_tuning,
     is_network,
     load_network,
 )
-from vp.performing import build_model, perform
-from vp.runtime import NotAvailable, VpError, seed_everything
 from vp.training import Fit, Recipe, fit, load_trained
 
 CLASSES, PX = 5, 8
@@ -518,7 +518,7 @@ def test_resnet_18_is_given_what_the_report_gives_it(monkeypatch: pytest.MonkeyP
         asked.append(url)
         return weights
 
-    monkeypatch.setattr(fine_tuning, "_read_weights", read)
+    monkeypatch.setattr("vp.models.loading._read_weights", read)
     pretrained = load_network("resnet18/IMAGENET1K_V1")
     assert asked == [torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url]
     assert all(torch.equal(value, weights[name]) for name, value in pretrained.network.state_dict().items())
@@ -538,7 +538,7 @@ def test_torchvisions_weights_are_read_from_their_file(brought_by: str, monkeypa
     content = (tmp_path / "saved").read_bytes()
     name = f"shufflenet-v2-{hashlib.sha256(content).hexdigest()[:8]}.pth"
     (folder / name).write_bytes(content)
-    monkeypatch.setattr(fine_tuning, "network_source", lambda *_: f"https://somewhere/models/{name}")
+    monkeypatch.setattr("vp.models.loading.network_source", lambda *_: f"https://somewhere/models/{name}")
     found = load_network("shufflenet_v2_x0_5/IMAGENET1K_V1")
     assert found.name == "shufflenet_v2_x0_5/IMAGENET1K_V1"
     assert all(torch.equal(value, saved[key]) for key, value in found.network.state_dict().items())
@@ -556,7 +556,7 @@ class Trap:
 
 def test_a_file_that_holds_more_than_weights_is_not_unpickled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What a file of weights would do on being unpickled is not done: the file is refused, with the command that cures it."""
-    monkeypatch.setattr(fine_tuning, "network_weights", lambda _: (tmp_path / "trap.pth", "sha256:"))
+    monkeypatch.setattr("vp.models.loading.network_weights", lambda _: (tmp_path / "trap.pth", "sha256:"))
     torch.save({"fc.weight": Trap(tmp_path / "sprung")}, tmp_path / "trap.pth")
     with pytest.raises(
         NotAvailable, match=r"trap.pth is damaged \(Weights only load failed.*: delete it and run `python -m vp fetch"
@@ -632,8 +632,8 @@ def test_a_run_builds_what_it_names(name: str) -> None:
     assert isinstance(model, FineTunedFromFeatures) == ("frozen" in name or "last" in name)
     trained = {key.split(".")[1] for key, p in model.named_parameters() if p.requires_grad}
     assert trained == {"fc"} | {"first": {"layer1"}, "last": {"layer4"}}.get(name.rsplit("-", 1)[1], set())
-    assert (run.tested_epoch, run.validation_share, model.statistics) == ("best", 0.1, run.head.statistics)
-    assert run.head.flip == (0.5 if "flip" in name else 0)
+    assert (run.tested_epoch, run.validation_share, model.statistics) == ("best", 0.1, run.method.statistics)
+    assert run.method.flip == (0.5 if "flip" in name else 0)
 
 
 @pytest.mark.claim("fc-specifications")

@@ -24,18 +24,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.conformance.agree import agree
 from tests.controls import fast_blocks as controls
 from tests.controls import last_block
-from tests.small_clip import BLOCKS, WIDTH, small_model, tokenizer
-from tests.strategies import batches, pixels, seeds, tensor
+from tests.support.small_clip import BLOCKS, WIDTH, small_model, tokenizer
+from tests.support.strategies import batches, pixels, seeds, tensor
 from vp.data import Preprocess
 from vp.evaluation import contrast_test, wilson_interval
-from vp.expectations import positive_verdict
 from vp.experiments import Run, runs
+from vp.experiments.perform import images_of
+from vp.machine.errors import NotAvailable, VpError
+from vp.machine.runtime import pick_device
 from vp.models import DEFAULT_TEMPLATE, FrozenCLIP, cosine_logits, fast_blocks, fill_template, label_probabilities, load_clip
 from vp.models.mini_clip import new_mini_clip
-from vp.models.vision import image_features, tokens_before
-from vp.performing import images_of
-from vp.runtime import NotAvailable, VpError, pick_device
-from vp.writeup import prediction_bars, to_svg
+from vp.models.vision_transformer import image_features, tokens_before
+from vp.report.expectations import positive_verdict
+from vp.report.writeup import prediction_bars, to_svg
 
 NAMES, TEXTS = ["house", "red_leaf", "moon"], [f"This is a photo of a {name}" for name in ("house", "red leaf", "moon")]
 

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.conformance.agree import agree
-from tests.small_clip import small_model, tokenizer
-from tests.strategies import Sizes, batches, prompt_sizes, seeds, tensor
+from tests.support.small_clip import small_model, tokenizer
+from tests.support.strategies import Sizes, batches, prompt_sizes, seeds, tensor
 from vp.experiments import runs
-from vp.performing import images_of, restore_model
+from vp.experiments.perform import images_of, restore_model
+from vp.machine.runtime import pick_device
 from vp.prompts import VISUAL_PROMPTS, FixedPatch, Padding, RandomPatch
-from vp.runtime import pick_device
-from vp.writeup import learnt_prompt, to_svg
+from vp.report.writeup import learnt_prompt, to_svg
 
 PROMPTS = ["FixedPatch", "RandomPatch", "Padding"]
 
@@ -326,7 +326,7 @@ def test_figures_7_and_8_show_the_learnt_prompts(kind: str, figure: str, results
     back = model.clip.preprocess.to_rgb
     learnt = learnt_prompt(back(canvas)[0], list(back(shown)), list(back(prompted)), "learnt prompt")
     caption = (
-        f"The {kind.replace('-', ' ')} prompt learnt on {run.dataset} ({run.prompt.size} px, "
+        f"The {kind.replace('-', ' ')} prompt learnt on {run.dataset} ({run.method.size} px, "
         f"{result.trained_parameters:,} parameters) on a grey ground, and five test images without and with it. "
         "The same pixels are added to every image, and nothing else of it changes. Values beyond black and white are clipped."
     )

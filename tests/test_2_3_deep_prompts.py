@@ -15,21 +15,21 @@ from open_clip import CLIP
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from tests.asserts import contrasted, paired
 from tests.conformance.agree import agree
 from tests.controls import last_block as controls
-from tests.small_clip import BLOCKS, WIDTH, small_model, tokenizer
-from tests.strategies import pixels, seeds, tensor
+from tests.support.asserts import contrasted, paired
+from tests.support.small_clip import BLOCKS, WIDTH, small_model, tokenizer
+from tests.support.strategies import pixels, seeds, tensor
 from vp.data import ImageSet, Preprocess
 from vp.evaluation import ImageBatches, PrefixBatches
 from vp.evaluation.batches import cache_bytes
-from vp.expectations import Verdict
 from vp.experiments import SCALES, TOKEN_COUNTS, deep_name, runs
+from vp.machine.errors import VpError
 from vp.models import FrozenCLIP, cosine_logits
-from vp.models.vision import reads_one_token
+from vp.models.vision_transformer import reads_one_token
 from vp.prompts import BatchScrambledDeepPrompt, DeepPrompt, DeepPromptedCLIP, FastDeepPromptedCLIP, deep
 from vp.prompts.deep import ClassTokenInputs, KeysAndValues, Position, last_block_inputs, last_block_kind, tokens_before_block
-from vp.runtime import VpError
+from vp.report.expectations import Verdict
 
 NAMES, TEXTS = ["house", "red_leaf", "moon"], [f"This is a photo of a {name}" for name in ("house", "red leaf", "moon")]
 LENGTH = 5  # of the sequence of small(): 4 patches and the class token
@@ -239,7 +239,7 @@ def test_the_last_block_is_shortened_where_one_token_is_read(clip: FrozenCLIP) -
         with mock.patch.object(visual, name, other):
             assert not reads_one_token(visual), name
             assert last_block_kind(clip, prompts[1]) is None
-    with mock.patch("vp.models.vision.ResidualAttentionBlock", type(None)):
+    with mock.patch("vp.models.vision_transformer.ResidualAttentionBlock", type(None)):
         assert not reads_one_token(visual)
 
 
@@ -650,13 +650,13 @@ def test_scrambled_accuracy_falls_as_tokens_are_added(which: str, cells, judge) 
 @pytest.mark.parametrize("scale", SCALES)
 def test_one_scrambled_token_takes_weights_and_spread_from_the_correct_prompt(scale: str) -> None:
     """Only a single scrambled token is not trained again: it takes the weights of the correct prompt, and spreads with its kind."""
-    scrambled = [run for run in runs(scale).values() if run.table == "table_3" and run.prompt.scrambled]
+    scrambled = [run for run in runs(scale).values() if run.table == "table_3" and run.method.scrambled]
     for run in scrambled:
         correct = runs(scale)[run.name.replace("scrambled", "back")]
-        single = run.prompt.n == 1
+        single = run.method.n == 1
         assert (run.weights_from, run.recipe) == ((correct.name, None) if single else (None, correct.recipe))
         assert (run.kind == correct.kind) == single
-    assert sum(run.prompt.n == 1 for run in scrambled) == 6
+    assert sum(run.method.n == 1 for run in scrambled) == 6
 
 
 @pytest.mark.claim("one-scrambled-token-is-correct")

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from conftest import NUMBERS_ELSEWHERE
 from tests.conformance.agree import agree
 from tests.controls import noise as controls
-from tests.strategies import pixels, seeds, tensor
+from tests.support.reporting import NUMBERS_ELSEWHERE
+from tests.support.strategies import pixels, seeds, tensor
 from vp.data import GaussianNoise, ImageSet, Preprocess
 from vp.evaluation import ImageBatches
-from vp.expectations import positive_verdict
 from vp.experiments import CURVE_STDS, runs
-from vp.writeup import noise_curve, to_svg
+from vp.report.expectations import positive_verdict
+from vp.report.writeup import noise_curve, to_svg
 
 stds = st.floats(0.01, 0.6)
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from tests.conformance.agree import agree
-from tests.strategies import pixels
+from tests.support.strategies import pixels
 from vp.data import ImageSet, load_images, union
 from vp.experiments import Result, find_run, runs
-from vp.performing import images_of, perform, restore_model
-from vp.runtime import VpError
+from vp.experiments.perform import images_of, perform, restore_model
+from vp.machine.errors import VpError
 
 
 def image_set(seed: int, count: int, classes: int, name: str) -> ImageSet:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.conformance.agree import agree, numbers
-from tests.strategies import (
+from tests.support.strategies import (
     directed_graphs,
     graphs,
     matrix_of,
@@ -27,8 +27,8 @@ from tests.strategies import (
     tensor,
 )
 from vp.graphs import DENSE_NODES, adjacency_matrix, count_walks, degree_matrix, degrees, mean_aggregate, walks
-from vp.writeup.figures import to_svg
-from vp.writeup.graph_figures import graphs_with_matrices, walk_counts
+from vp.report.writeup.figures import to_svg
+from vp.report.writeup.graph_figures import graphs_with_matrices, walk_counts
 
 LEAVES = range(2, 8)
 SPOKES = [(1, leaf) for leaf in LEAVES]

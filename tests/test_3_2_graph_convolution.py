@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.functional import jacobian
 
 from tests.conformance.agree import agree, numbers
-from tests.strategies import (
+from tests.support.strategies import (
     Layer,
     adjacencies,
     directed_graphs,

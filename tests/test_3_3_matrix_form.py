@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from tests.conformance.agree import agree, numbers
-from tests.strategies import Layer, adjacencies, features, layers, matrix_of, seeds, sparse, tangle
+from tests.support.strategies import Layer, adjacencies, features, layers, matrix_of, seeds, sparse, tangle
 from tests.test_3_2_graph_convolution import FORMS, means_of_neighbours, tangled_layer
 from vp.graphs import (
     degree_matrix,

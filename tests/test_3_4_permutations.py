@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tests.conformance.agree import agree, numbers
 from tests.controls import graphs as controls
-from tests.strategies import (
+from tests.support.strategies import (
     Layer,
     directed_graphs,
     features,

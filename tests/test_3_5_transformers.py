@@ -16,10 +16,10 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from tests.conformance.agree import agree, numbers
 from tests.controls import graphs as controls
-from tests.strategies import directed_graphs, features, matrix_of, permutations, seeds, sparse, tangle, widths
+from tests.support.strategies import directed_graphs, features, matrix_of, permutations, seeds, sparse, tangle, widths
 from vp.graphs import attention_graph, attention_matrix, mean_aggregate, message_passing, self_attention
-from vp.writeup.figures import to_svg
-from vp.writeup.graph_figures import attention_graphs
+from vp.report.writeup.figures import to_svg
+from vp.report.writeup.graph_figures import attention_graphs
 
 sizes = st.integers(1, 6)
 Attention = Callable[..., Tensor]

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import random
 import sys
-import tempfile
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
 
-from torch import Tensor
-
-from vp.runtime import VpError, home, pick_device
-from vp.sharing import this_device
+from vp.machine.device_lock import this_device
+from vp.machine.errors import VpError
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,162 +60,11 @@ def _parser() -> argparse.ArgumentParser:
 
     for command in (running, asking, pretraining, examining, timing):
         command.add_argument("--device", default="auto", help="auto (default), cpu, cuda or mps")
+    performs = {listing: "runs:list_runs", running: "runs:run", asking: "ask:ask", pretraining: "pretrain:pretrain"}
+    performs |= {command: f"{command.prog.split()[-1]}:command" for command in (fetching, examining, timing)}
+    for command, function in performs.items():
+        command.set_defaults(performs=function)
     return parser
-
-
-def _list(arguments: argparse.Namespace) -> None:
-    from dataclasses import asdict
-
-    from vp.experiments import runs
-
-    known = runs(arguments.scale)
-    if arguments.json:
-        print(json.dumps([asdict(run) for run in known.values()], indent=2))
-        return
-    for run in known.values():
-        prompt = str(run.adaptation or "zero-shot")
-        print(f"{run.name:<22} {run.table:<9} {run.dataset:<9} {run.split:<6} {prompt:<20} {run.backbone}")
-
-
-def _run(arguments: argparse.Namespace) -> None:
-    import time
-
-    from vp.data.sources import DATA
-    from vp.experiments import find_run, vary
-    from vp.store import obtain
-
-    if arguments.data:
-        os.environ[DATA] = arguments.data
-    run = vary(find_run(arguments.name, arguments.scale), arguments.limit)
-    if not 0 <= arguments.seed < 2**32:
-        raise VpError(f"--seed {arguments.seed}: give 0 to 2^32 - 1")
-    result = obtain(run, arguments.seed, device=arguments.device, newer_than=time.time() if arguments.fresh else None)
-    if arguments.json:
-        print(json.dumps(result.summary(), indent=2))
-        return
-    low, high = result.interval()
-    print(f"{run.name} ({run.scale}, seed {result.seed}): {result.correct} of {result.total} correct, top-1 {result.top1:.2f}%")
-    print(f"95% interval {low:.2f} to {high:.2f}%; {result.trained_parameters} trained parameters; {result.seconds:.1f} s")
-
-
-def _ask(arguments: argparse.Namespace) -> None:
-    import torch
-
-    from vp.data import list_pictures, read_picture, square
-    from vp.models import fill_template, label_probabilities, load_clip
-
-    texts = fill_template(arguments.template, arguments.labels)
-    if arguments.most < 1:
-        raise VpError(f"--most {arguments.most}: give at least 1")
-    paths = list_pictures(arguments.images)
-    clip = load_clip(arguments.backbone, pick_device(arguments.device))
-    size = clip.preprocess.size
-    pixels = torch.stack([square(read_picture(path), size) for path in paths])
-    probabilities = label_probabilities(clip, pixels, arguments.template, arguments.labels)
-    if arguments.out:
-        _draw(arguments, paths, probabilities)
-    if unknown := clip.unknown_words(texts):
-        print(f"note: {clip.name} has never seen the word(s) {', '.join(unknown)}; its answer ignores them", file=sys.stderr)
-    rows = probabilities.tolist()
-    if arguments.json:
-        answers = [
-            {"image": _shown(p), "probabilities": dict(zip(arguments.labels, row, strict=True))}
-            for p, row in zip(paths, rows, strict=True)
-        ]
-        print(json.dumps(answers, indent=2))
-        return
-    for path, row in zip(paths, rows, strict=True):
-        print(f"{_shown(path)}\t" + "\t".join(f"{label} {value:.1%}" for label, value in zip(arguments.labels, row, strict=True)))
-
-
-def _shown(path: Path) -> str:
-    """A path as text: bytes of its name that are none, as on old disks, become the sign for what cannot be shown."""
-    return os.fsencode(path).decode(errors="replace")
-
-
-def _draw(arguments: argparse.Namespace, paths: Sequence[Path], probabilities: Tensor) -> None:
-    """The picture is drawn to a temporary name first: it is there whole or not at all."""
-    from vp.data import read_picture, square
-    from vp.writeup import prediction_bars
-
-    chosen = sorted(random.Random(0).sample(range(len(paths)), min(arguments.most, len(paths))))
-    shown = [square(read_picture(paths[i]), 224) for i in chosen]
-    titles = [_shown(paths[i].relative_to(arguments.images)) for i in chosen]
-    figure = prediction_bars(shown, probabilities[chosen], arguments.labels, titles)
-    out: Path = arguments.out
-    temporary = out.parent / f".vp-{os.getpid()}.part"
-    try:
-        figure.savefig(temporary, dpi=150, format=out.suffix.removeprefix("."))
-        temporary.replace(out)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise VpError(
-            f"cannot write {out} ({reason}): give a file ending in .png, .svg or .pdf in a folder you can write"
-        ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-
-
-def _pretrain(arguments: argparse.Namespace) -> None:
-    from dataclasses import replace
-
-    from vp.models import mini_clip, mini_resnet
-
-    model = {"mini-clip": mini_clip, "mini-resnet": mini_resnet}[arguments.model]
-    whole = model.SETTINGS.steps
-    steps = whole if arguments.steps is None else arguments.steps
-    if steps < 1:
-        raise VpError(f"--steps {steps}: give at least 1")
-    if arguments.out is None and steps != whole:
-        raise VpError(f"--steps {steps} is a try, not the {whole} steps of the package's weights: give --out a file to keep it in")
-    out = arguments.out or model.WEIGHTS
-    try:  # before the training, not after it
-        out.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out.parent).close()
-    except OSError as error:
-        raise VpError(f"cannot write {out} ({error.strerror}): give --out a file in a folder you can write") from error
-    checkpoint = home() / "pretrain" / f"{arguments.model}.safetensors"
-    note = model.pretrain(out, checkpoint, replace(model.SETTINGS, steps=steps), device=pick_device(arguments.device))
-    print(f"wrote {out} after {steps} steps, {note['seconds'] / 60:.1f} minutes")
-
-
-def _fetch(arguments: argparse.Namespace) -> None:
-    from vp.fetch import fetch, needed
-
-    fetch(arguments.names or needed(), say=print)
-    print(f"all here, in {home()}: copy that folder to machines without network. next: python -m vp doctor")
-
-
-def _doctor(arguments: argparse.Namespace) -> None:
-    from vp.doctor import examine
-
-    examine(arguments.device, say=print)
-
-
-def _bench(arguments: argparse.Namespace) -> None:
-    from vp.bench import bench
-
-    for option in ("images", "batch"):
-        if (given := getattr(arguments, option)) is not None and given < 2:
-            raise VpError(f"--{option} {given}: give at least 2")
-    say = (lambda _: None) if arguments.json else print
-    device = pick_device(arguments.device)
-    with this_device().alone():
-        measured = bench(arguments.scale, device, arguments.images, arguments.batch, say)
-    if arguments.json:
-        print(json.dumps(measured, indent=2))
-
-
-_COMMANDS = {
-    "list": _list,
-    "run": _run,
-    "ask": _ask,
-    "pretrain": _pretrain,
-    "fetch": _fetch,
-    "doctor": _doctor,
-    "bench": _bench,
-}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -227,7 +72,8 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(words)
     try:
         with nullcontext() if arguments.command in ("list", "fetch", "bench") else this_device().share():
-            _COMMANDS[arguments.command](arguments)
+            module, _, function = arguments.performs.partition(":")
+            getattr(import_module(f"vp.commands.{module}"), function)(arguments)
         sys.stdout.flush()
     except VpError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

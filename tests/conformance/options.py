@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from vp.devices import usable_cores
+from vp.machine.devices import usable_cores
 
 WORKERS = 2
 

@@ -14,6 +14,7 @@ from vp.data import GaussianNoise, ImageSet, Preprocess, split_indices
 from vp.data import union as union_of_sets
 from vp.evaluation import paired_test, per_image_correctness, wilson_interval
 from vp.experiments import Run, VisualPrompt
+from vp.experiments.store import result_path, run_key
 from vp.graphs import (
     adjacency_matrix,
     attention_matrix,
@@ -29,11 +30,9 @@ from vp.graphs import (
     sum_aggregate,
 )
 from vp.models import FineTunedNetwork, FrozenCLIP, PretrainedNetwork, cosine_logits, fill_template
-from vp.performing import run_key
 from vp.prompts import DeepPrompt, FixedPatch, Padding, RandomPatch
 from vp.prompts import DeepPromptedCLIP as DeepPromptedClassifier
 from vp.prompts import PromptedCLIP as PromptedClassifier
-from vp.store import result_path
 from vp.training import Recipe
 from vp.training import fit as fit_batches
 from vp.training import learning_rate_at as rate_of_recipe

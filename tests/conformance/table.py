@@ -165,7 +165,7 @@ def _mistake(row: dict[str, Any]) -> str:
     return str(row["words"]).partition("; smallest example")[0].removesuffix("; not tried again")
 
 
-STYLE = Path(__file__).parents[2] / "vp" / "writeup" / "style.css"
+STYLE = Path(__file__).parents[2] / "vp" / "report" / "writeup" / "style.css"
 MARKS = {PASS: "reproduced", FAIL: "contradicted", NOT_CLAIMED: "not-run"}  # as the writeup marks its verdicts
 
 

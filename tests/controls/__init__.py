@@ -1,6 +1,6 @@
 """The catalogue of wrong implementations: each breaks one sentence of the specification, and a named test must reject it.
 
-Those of a public name are registered by `control` and asked through conformance mode itself (tests/check_controls.py):
+Those of a public name are registered by `control` and asked through conformance mode itself (tests/controls/check_controls.py):
 `pytest --impl=tests.controls:CornersCountedTwice` shows what becomes of one. `equivalents` is the opposite: correct
 implementations, written otherwise than vp's, which must pass. Wrong versions of vp's own machinery are in the other modules,
 and each is rejected by the test that it names.

@@ -14,11 +14,11 @@ from typing import Any
 from safetensors.torch import save as serialised
 from torch import Tensor
 
-from vp import artifacts
-from vp.artifacts import content_hash
 from vp.experiments import Result, Run
-from vp.runtime import VpError
-from vp.store import _stored, load_result
+from vp.experiments.store import _stored, load_result
+from vp.machine import artifacts
+from vp.machine.artifacts import content_hash
+from vp.machine.errors import VpError
 
 
 def _content(tensors: Mapping[str, Tensor], note: Mapping[str, Any]) -> bytes:

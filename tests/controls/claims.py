@@ -9,8 +9,8 @@ from typing import Any
 
 from scipy import stats
 
-from vp.claims import Judgement, judge_claims
-from vp.expectations import Verdict
+from vp.report.claims import Judgement, judge_claims
+from vp.report.expectations import Verdict
 
 
 def uncorrected(p_values: Sequence[float]) -> list[float]:

@@ -82,7 +82,7 @@ def floating_point_operations(network: nn.Module, image_px: int) -> int:
     return int(counter.get_total_flops())
 
 
-# -- time (tests/test_cost.py) ---------------------------------------------------------------------------------------------
+# -- time (tests/machinery/test_cost.py) -------------------------------------------------------------------------------------------
 
 Steps = dict[str, Callable[[], object]]
 
@@ -128,7 +128,7 @@ class MeanTime(Timing):
         return 1000 * mean(self.seconds)
 
 
-# -- memory (tests/test_cost.py): test_the_peak_is_that_of_the_forward_pass ------------------------------------------------
+# -- memory (tests/machinery/test_cost.py): test_the_peak_is_that_of_the_forward_pass ----------------------------------------------
 
 
 def peak_without_resetting(forward: Callable[[], object], resident: Sequence[Tensor], memory: MemoryStatistics) -> float:
@@ -156,7 +156,7 @@ def peak_of_the_process(forward: Callable[[], object], resident: Sequence[Tensor
     return peak / MIB
 
 
-# -- correlation (tests/test_cost.py): test_the_correlation_is_the_published_one -------------------------------------------
+# -- correlation (tests/machinery/test_cost.py): test_the_correlation_is_the_published_one -----------------------------------------
 
 
 def mixed_degrees_of_freedom(x: Sequence[float], y: Sequence[float]) -> Correlation:

@@ -9,9 +9,9 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
-from vp.artifacts import CorruptArtifact, load
-from vp.computed import address
 from vp.data import ImageSet
+from vp.machine.artifacts import CorruptArtifact, load
+from vp.machine.computed_once import address
 
 
 class NoLock:

@@ -18,7 +18,7 @@ from tests.controls import control
 from vp.data import ImageSet, Preprocess, load_cifar, resize, split_indices, world
 from vp.data.preprocess import _weights
 from vp.data.world import CAPTIONS, COLOUR_NAMES, DOWNSTREAM_PX, Family, Scenes, draw, sample_scenes, training_scenes
-from vp.runtime import VpError
+from vp.machine.errors import VpError
 
 # -- the embedded world: test_the_world_is_the_same_at_every_call, test_no_image_is_in_two_streams --------------------------
 

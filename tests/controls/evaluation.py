@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tests.conformance import ours
 from tests.controls import control
 from vp.evaluation import PairedTest, paired_test, wilson_interval
-from vp.expectations import Verdict
+from vp.report.expectations import Verdict
 
 List = Sequence[tuple[Tensor, Tensor]]  # batches
 

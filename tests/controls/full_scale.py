@@ -1,4 +1,4 @@
-"""Wrong assignments, downloads, gradients, samples and rehearsals. Each breaks one sentence of tests/test_full_scale.py."""
+"""Wrong assignments, downloads, gradients, samples and rehearsals. Each breaks a sentence of tests/machinery/test_full_scale.py."""
 
 from __future__ import annotations
 

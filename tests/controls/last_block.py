@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from vp.models import FrozenCLIP
-from vp.models.vision import attend, features_of_token, keys_and_values, queries, read_out
+from vp.models.vision_transformer import attend, features_of_token, keys_and_values, queries, read_out
 from vp.prompts import deep
 from vp.prompts.deep import ClassTokenInputs, vision_blocks
 
-# -- in place of vp.models.vision.read_out ---------------------------------------------------------------------------------
+# -- in place of vp.models.vision_transformer.read_out -----------------------------------------------------------------------------
 
 
 def first_patch(visual: Any, sequence: Tensor) -> Tensor:

@@ -22,7 +22,8 @@ from torchvision.datasets.utils import check_integrity
 
 from vp.data.images import ImageSet
 from vp.data.pictures import is_hidden, list_pictures, load_class_folders
-from vp.runtime import NotAvailable, home
+from vp.machine.errors import NotAvailable
+from vp.machine.home import home
 
 READERS: dict[str, type[CIFAR10]] = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 CLASS_NAMES = {

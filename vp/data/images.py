@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from vp.runtime import VpError
+from vp.machine.errors import VpError
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vp.data.images import ImageSet
 from vp.data.preprocess import centre_crop, resize
-from vp.runtime import VpError
+from vp.machine.errors import VpError
 
 PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 

@@ -1,7 +1,7 @@
 """From uint8 pixels to a network's input, in batches on any device: resize as PIL does, centre crop, normalise.
 
 Pillow resamples in two passes (horizontal, then vertical), each with weights of 22 bits and rounded and clamped to 8 bits, and so
-does this module, as two matrix products that run on any device. tests/test_data.py holds it to Pillow, open_clip's per-image
+does this module, as two matrix products that run on any device. tests/machinery/test_data.py holds it to Pillow, open_clip's
 transform and torchvision's: at most 2 grey levels apart, more than 1 in at most 1 value of 100,000. torch's own 8-bit
 interpolation is faster on a CPU, but its weights are coarser and miss that. The order of the passes is that of Pillow up to 12;
 from 13 on, Pillow goes vertically first when the height loses more than twice the pixels that the width loses, which for a

@@ -10,12 +10,13 @@ import PIL
 import torch
 from torch import Tensor
 
-from vp.computed import Content, address, code_version, once
 from vp.data.cifar import READERS, files_of_cifar, load_cifar
 from vp.data.images import ImageSet, union
 from vp.data.pictures import load_class_folders
 from vp.data.world import WORLD_NAMES, world
-from vp.runtime import VpError, home
+from vp.machine.computed_once import Content, address, code_version, once
+from vp.machine.errors import VpError
+from vp.machine.home import home
 
 SPLITS = ("train", "test")
 DATA = "VP_DATA"

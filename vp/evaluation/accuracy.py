@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from vp.evaluation.batches import Batches
-from vp.runtime import OutOfMemory, mixed_precision, out_of_memory
+from vp.machine.errors import OutOfMemory, out_of_memory
+from vp.machine.runtime import mixed_precision
 
 
 @contextmanager

@@ -9,12 +9,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from vp.computed import Content, once
 from vp.data import GaussianNoise, ImageSet, Preprocess
 from vp.evaluation.cost import wait_for_device
+from vp.machine.computed_once import Content, once
+from vp.machine.errors import out_of_memory
+from vp.machine.home import given_bytes
+from vp.machine.runtime import device_share, mixed_precision, to_device
 from vp.models import FineTunedFromFeatures, FrozenCLIP
 from vp.prompts.deep import DeepPrompt, LastBlockInputs, last_block_inputs, last_block_kind, tokens_before_block
-from vp.runtime import device_share, given_bytes, mixed_precision, out_of_memory, to_device
 
 CACHE_GIB = "VP_CACHE_GIB"
 KEPT_SHARE = 0.4  # of a process's part of a CUDA device's memory, where VP_CACHE_GIB is not set
@@ -90,7 +92,7 @@ class ComputedBatches:
     """What a frozen network makes of each image, `compute(inputs)`, computed once and kept on the device.
 
     What exceeds `cache_bytes()`, or is asked for once only (`keep=False`), is computed batch by batch, at every pass.
-    What has a `name`, its `vp.computed.address`, is computed once for all processes of a machine.
+    What has a `name`, its `vp.machine.computed_once.address`, is computed once for all processes of a machine.
     """
 
     def __init__(self, images: ImageBatches, *, keep: bool = True, batch_size: int = 250, name: str | None = None) -> None:

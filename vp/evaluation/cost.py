@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vp.runtime import NotAvailable, VpError, out_of_memory, provenance
+from vp.machine.errors import NotAvailable, VpError, out_of_memory
+from vp.machine.provenance import provenance
 
 MIB = 2**20
 T = TypeVar("T")
@@ -221,7 +222,7 @@ class NetworkCost:
     without: Timing
     with_gradients: Timing
     asked_time_batch: int
-    saved_per_image: int  # bytes; saved bytes are fixed_saved + saved_per_image * batch, exactly
+    saved_per_image: int  # bytes; those of two or more images are fixed_saved + saved_per_image * batch, exactly
     fixed_saved: int
     memory_batch: int  # images for which the peaks were measured
     asked_memory_batch: int
@@ -248,14 +249,15 @@ def network_cost(
     repeats: int = 50,
     at_most_s: float = float("inf"),
 ) -> NetworkCost:
-    """Measures a network on the device it is on, which should be this process's alone (vp.sharing); see NetworkCost."""
+    """Measures a network on the device it is on, which should be this process's alone (vp.machine.device_lock); see NetworkCost."""
     device = next(network.parameters()).device
 
     def images(batch: int) -> Tensor:
         generator = torch.Generator().manual_seed(0)
         return torch.randn(batch, 3, image_px, image_px, generator=generator).to(device)
 
-    (one, two), _ = back_off(lambda least: [network_saved_bytes(network, images(n)) for n in (least, 2 * least)], 1)
+    # A single image may take less than its share, so that two and three say what each further one takes.
+    (two, three), _ = back_off(lambda least: [network_saved_bytes(network, images(n * least)) for n in (2, 3)], 1)
     (without, with_gradients), _ = back_off(
         lambda batch: time_without_and_with_gradients(network, images(batch), repeats, at_most_s=at_most_s), time_batch
     )
@@ -267,8 +269,8 @@ def network_cost(
         without=without,
         with_gradients=with_gradients,
         asked_time_batch=time_batch,
-        saved_per_image=two - one,
-        fixed_saved=2 * one - two,
+        saved_per_image=three - two,
+        fixed_saved=3 * two - 2 * three,
         memory_batch=used,
         asked_memory_batch=memory_batch,
         peak_mib_without=peaks[0],

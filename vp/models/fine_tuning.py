@@ -7,21 +7,16 @@ computes the same from features, what enters the first module that trains: with 
 from __future__ import annotations
 
 import copy
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, get_args
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
-from vp.artifacts import content_hash
-from vp.data.preprocess import CIFAR100_MEAN, CIFAR100_STD, Preprocess
-from vp.downloads import matches, weights_folder
-from vp.models.mini_resnet import PREPROCESS, load_mini_resnet, new_mini_resnet
-from vp.runtime import RANDOM, NotAvailable, VpError, own_random_stream
+from vp.data.preprocess import Preprocess
+from vp.machine.artifacts import content_hash
+from vp.machine.errors import VpError
 
 Statistics = Literal["drifting", "frozen"]
 
@@ -38,70 +33,6 @@ class PretrainedNetwork:
     def fingerprint(self) -> str:
         """SHA-256 of all weights, running statistics and the preprocessing."""
         return content_hash(self.network.state_dict(), note=f"{self.name} {self.preprocess}")
-
-
-def is_network(name: str) -> bool:
-    """Does `name` call a network for fine-tuning, rather than a CLIP?"""
-    return name.partition("/")[0] in ("mini-resnet", *_torchvision_names())
-
-
-def _torchvision_names() -> list[str]:
-    """Its classifiers, without networks for detection, video and the like."""
-    return list(torchvision.models.list_models(module=torchvision.models))
-
-
-def load_network(name: str) -> PretrainedNetwork:
-    """`mini-resnet`, or `NETWORK/WEIGHTS` of torchvision, e.g. `resnet18/IMAGENET1K_V1`, or `NETWORK/random` to rehearse.
-
-    In evaluation mode, on the CPU. Images are resized bilinearly (to 40 or 224 px) and normalised with the mean and standard
-    deviation of CIFAR-100, as the report does. Raises VpError for an unknown name, NotAvailable when the weights are not on this
-    machine.
-    """
-    architecture, _, tag = name.partition("/")
-    if architecture == "mini-resnet":
-        if tag not in ("", RANDOM):
-            raise VpError(f"no weights {tag!r} of mini-resnet: it has its own only, give mini-resnet")
-        return PretrainedNetwork(name, new_mini_resnet().eval() if tag else load_mini_resnet(), PREPROCESS)
-    known = _torchvision_names()
-    if architecture not in known:
-        near = difflib.get_close_matches(architecture, ["mini-resnet", *known], n=3) or ["mini-resnet", "resnet18"]
-        raise VpError(f"no network {architecture!r}: did you mean {', '.join(near)}? Torchvision's classifiers serve, by name")
-    weights = None if tag == RANDOM else _read_weights(name, network_source(architecture, tag))
-    with own_random_stream(0):
-        network: nn.Module = torchvision.models.get_model(architecture)
-    if weights is not None:
-        network.load_state_dict(weights)
-    return PretrainedNetwork(name, network.eval(), Preprocess(224, CIFAR100_MEAN, CIFAR100_STD, "bilinear"))
-
-
-def network_source(architecture: str, tag: str) -> str:
-    """The address of torchvision's weights; the first digits of their SHA-256 are in the file's name. Raises VpError for others."""
-    weights = torchvision.models.get_model_weights(architecture).__members__
-    if tag not in weights:
-        raise VpError(f"no weights {tag!r} of {architecture}: give {' or '.join(f'{architecture}/{each}' for each in weights)}")
-    return str(weights[tag].url)
-
-
-def network_weights(url: str) -> tuple[Path, str]:
-    """The file in which weights of that address are kept, and its checksum."""
-    file = url.rpartition("/")[2]
-    return weights_folder() / file, f"sha256:{file.rpartition('-')[2].partition('.')[0]}"
-
-
-def _read_weights(name: str, url: str) -> dict[str, Tensor]:
-    fetched, checksum = network_weights(url)
-    candidates = [fetched, Path(torch.hub.get_dir()) / "checkpoints" / fetched.name]
-    path = next((path for path in candidates if path.is_file()), None)
-    if path is None:
-        raise NotAvailable(f"the weights of {name} are not on this machine: run `python -m vp fetch {name}`")
-    if not matches(path, checksum):
-        raise NotAvailable(f"{path} is truncated or altered, its checksum is wrong: delete it and run `python -m vp fetch {name}`")
-    try:
-        weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files, and files that hold more than weights, make the reader raise many types
-        reason = str(error).partition("\n")[0]
-        raise NotAvailable(f"{path} is damaged ({reason}): delete it and run `python -m vp fetch {name}`") from error
-    return weights
 
 
 def final_linear(network: nn.Module) -> str:
@@ -166,6 +97,11 @@ class FineTunedNetwork(nn.Module):
     def head(self) -> nn.Module:
         """The new last layer."""
         return self.network.get_submodule(self.head_name)
+
+    @property
+    def replayable(self) -> bool:
+        """Is a training step always the same kernels? Only drifting statistics change by it, and dropout sleeps with them."""
+        return self.statistics == "frozen"
 
     def train(self, mode: bool = True) -> FineTunedNetwork:
         """Training mode reaches the network only where its statistics drift."""

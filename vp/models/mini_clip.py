@@ -18,12 +18,14 @@ from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from vp import artifacts
 from vp.data.preprocess import Preprocess
 from vp.data.world import CAPTIONS, training_scenes, vocabulary
+from vp.machine import artifacts
+from vp.machine.errors import VpError
+from vp.machine.runtime import own_random_stream
 from vp.models.clip import FrozenCLIP, cosine_logits
 from vp.models.pretraining import IMAGE_PX, Pretraining, draw_partly_degraded, pretrain_model
-from vp.runtime import RANDOM, VpError, own_random_stream
+from vp.models.weights import RANDOM
 
 CONTEXT_LENGTH = 20
 WEIGHTS = Path(str(files("vp.models"))) / "mini_clip.safetensors"

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from vp import artifacts
 from vp.data.preprocess import CIFAR100_MEAN, CIFAR100_STD, Preprocess
 from vp.data.world import COLOUR_NAMES, TEN, training_scenes
+from vp.machine import artifacts
+from vp.machine.errors import VpError
+from vp.machine.runtime import own_random_stream
 from vp.models.pretraining import IMAGE_PX, Pretraining, draw_partly_degraded, pretrain_model
-from vp.runtime import VpError, own_random_stream
 
 WIDTH = 16
 BLOCKS = 2  # in each of the four stages

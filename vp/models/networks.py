@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torchvision import models
 
-from vp.runtime import VpError
+from vp.machine.errors import VpError
 
 PIXEL_STEP = 32  # all seven take images whose side is a multiple of this: five halvings, patches of 32, patches of 8
 

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from vp import artifacts
 from vp.data.preprocess import resize
 from vp.data.world import Scenes, draw
-from vp.runtime import VpError, provenance
+from vp.machine import artifacts
+from vp.machine.errors import VpError
+from vp.machine.provenance import provenance
 
 IMAGE_PX = 40
 SHARE_DEGRADED = 0.25  # of the images of each batch, drawn small and enlarged: real models, too, have seen some blurred photographs

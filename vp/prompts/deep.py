@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from vp.machine.errors import VpError
 from vp.models.clip import DEFAULT_TEMPLATE, FrozenCLIP, cosine_logits
-from vp.models.vision import (
+from vp.models.vision_transformer import (
     attend,
     features_of_token,
     image_features,
@@ -32,7 +33,6 @@ from vp.models.vision import (
     transformer_blocks,
 )
 from vp.prompts.prompted import PromptedCLIP
-from vp.runtime import VpError
 
 Position = Literal["front", "after_class", "back"]
 Readout = Literal["class", "first"]
@@ -64,6 +64,8 @@ class DeepPrompt(nn.Module):
 
     Raises ValueError for a negative n or block, an unknown position or readout.
     """
+
+    replayable = True  # see vp.training.cuda_graphs
 
     def __init__(self, n: int, width: int, block: int, position: Position = "after_class", readout: Readout = "class") -> None:
         super().__init__()

@@ -28,6 +28,11 @@ class PromptedCLIP(nn.Module):
         self.register_buffer("text_features", clip.class_features(class_names, template))
 
     @property
+    def replayable(self) -> bool:
+        """Is a training step always the same kernels? Frozen CLIP's are; a prompt says so of itself."""
+        return bool(getattr(self.prompt, "replayable", False))
+
+    @property
     def preprocess(self) -> Preprocess:
         """From pixels to what the frozen CLIP takes."""
         return self.clip.preprocess

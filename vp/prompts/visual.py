@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from vp.runtime import to_device
+from vp.machine.runtime import to_device
 
 
 def _check(kind: str, size: int, largest: int, image_size: int) -> None:
@@ -19,6 +19,8 @@ def _check(kind: str, size: int, largest: int, image_size: int) -> None:
 
 
 class _VisualPrompt(nn.Module):
+    replayable = True  # neither draws nor counts: see vp.training.cuda_graphs
+
     def __init__(self, image_size: int) -> None:
         super().__init__()
         self.image_size = image_size
@@ -55,6 +57,8 @@ class RandomPatch(_VisualPrompt):
 
     The place is drawn from torch's global random stream, so that `seed_everything` makes it repeatable.
     """
+
+    replayable = False
 
     def __init__(self, size: int, image_size: int) -> None:
         super().__init__(image_size)

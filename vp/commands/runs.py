@@ -1,0 +1,39 @@
+"""python -m vp list | run NAME."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from argparse import Namespace
+
+from vp.data.sources import DATA
+from vp.experiments import find_run, runs, vary
+from vp.experiments.store import obtain
+from vp.machine.errors import VpError
+
+
+def list_runs(arguments: Namespace) -> None:
+    """Print the runs of a scale, one a line, or as JSON."""
+    known = runs(arguments.scale)
+    if arguments.json:
+        print(json.dumps([run.as_dict() for run in known.values()], indent=2))
+        return
+    for run in known.values():
+        print(f"{run.name:<22} {run.table:<9} {run.dataset:<9} {run.split:<6} {run.method!s:<20} {run.backbone}")
+
+
+def run(arguments: Namespace) -> None:
+    """Perform a run, or read it from the store, and print its accuracy."""
+    if arguments.data:
+        os.environ[DATA] = arguments.data
+    asked = vary(find_run(arguments.name, arguments.scale), arguments.limit)
+    if not 0 <= arguments.seed < 2**32:
+        raise VpError(f"--seed {arguments.seed}: give 0 to 2^32 - 1")
+    result = obtain(asked, arguments.seed, device=arguments.device, newer_than=time.time() if arguments.fresh else None)
+    if arguments.json:
+        print(json.dumps(result.summary(), indent=2))
+        return
+    low, high = result.interval()
+    print(f"{asked.name} ({asked.scale}, seed {result.seed}): {result.correct} of {result.total} correct, top-1 {result.top1:.2f}%")
+    print(f"95% interval {low:.2f} to {high:.2f}%; {result.trained_parameters} trained parameters; {result.seconds:.1f} s")

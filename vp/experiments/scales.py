@@ -1,0 +1,69 @@
+"""A scale is a table of names and sizes, nothing more: data, models, prompts, training and evaluation do not know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from vp.data.world import DOWNSTREAM_PX, DOWNSTREAM_SIZES
+from vp.training import Recipe
+
+ScaleName = Literal["mini", "full"]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Names and sizes of one scale. `datasets` gives the 10-class and the 100-class set, `blocks` the first, middle, last."""
+
+    name: ScaleName
+    datasets: dict[str, str]
+    backbone: str
+    patch_px: int
+    padding_px: int
+    blocks: tuple[int, ...]
+    patch_recipe: Recipe
+    padding_recipe: Recipe
+    deep_recipe: Recipe
+    network: str  # to fine-tune
+    sizes: Mapping[str, int]  # images of either set, by split
+    image_px: int  # their side
+    head_recipe: Recipe
+    stage_recipe: Recipe
+
+
+SCALES: dict[str, Scale] = {
+    "mini": Scale(
+        name="mini",
+        datasets={"10": "mini10", "100": "mini100"},
+        backbone="mini-clip",
+        patch_px=1,
+        padding_px=6,
+        blocks=(0, 6, 11),
+        # Rates are chosen on validation images: tests/benchmarks/bench_recipes.py prints the table.
+        patch_recipe=Recipe("adam", learning_rate=1.0, warmup_steps=0, epochs=2, batch_size=64),
+        padding_recipe=Recipe("adam", learning_rate=0.1, warmup_steps=0, epochs=4, batch_size=64),
+        deep_recipe=Recipe("adam", learning_rate=0.3, warmup_steps=0, epochs=2, batch_size=64),
+        network="mini-resnet",
+        sizes=DOWNSTREAM_SIZES,
+        image_px=DOWNSTREAM_PX,
+        head_recipe=Recipe("adam", learning_rate=1e-3, warmup_steps=0, schedule="constant", epochs=6, batch_size=32),
+        stage_recipe=Recipe("adam", learning_rate=1e-3, warmup_steps=0, schedule="constant", epochs=3, batch_size=32),
+    ),
+    "full": Scale(
+        name="full",
+        datasets={"10": "cifar10", "100": "cifar100"},
+        backbone="ViT-B-32-quickgelu/openai",
+        patch_px=1,
+        padding_px=30,
+        blocks=(0, 6, 11),
+        patch_recipe=Recipe(shuffle=False),
+        padding_recipe=Recipe(shuffle=False),
+        deep_recipe=Recipe(shuffle=False),
+        network="resnet18/IMAGENET1K_V1",
+        sizes={"train": 50_000, "test": 10_000},
+        image_px=32,
+        head_recipe=Recipe("adam", learning_rate=1e-3, warmup_steps=0, schedule="constant", epochs=30),
+        stage_recipe=Recipe("adam", learning_rate=1e-3, warmup_steps=0, schedule="constant", epochs=10),
+    ),
+}

@@ -1,0 +1,41 @@
+"""The folder of downloads, results and locks, and what the environment says of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vp.machine.errors import VpError
+
+
+def home() -> Path:
+    """The folder of downloads, results and locks: `VP_HOME`, or `vp` in the user's cache folder."""
+    if given := os.environ.get("VP_HOME"):
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vp"
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Raises VpError with the reason and the cure where what is done in the context cannot be written below VP_HOME."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise VpError(f"cannot write to {folder} ({reason}): free space or set VP_HOME to a folder you can write") from error
+
+
+def given_bytes(variable: str, otherwise: float) -> float:
+    """As many bytes as an environment variable gives GiB, or `otherwise`. Raises VpError when it is no number of at least 0."""
+    given = os.environ.get(variable)
+    if given is None:
+        return otherwise
+    try:
+        gib = float(given)
+    except ValueError:
+        gib = -1.0
+    if not gib >= 0:
+        raise VpError(f"{variable} is {given!r}: give a number of GiB of at least 0")
+    return gib * 2**30
