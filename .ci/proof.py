@@ -46,7 +46,7 @@ def steps(device: str, short: bool, scratch: str) -> dict[str, tuple[list[str], 
         "laws": ([*pytest, "-m", "gpu and not reproduces", "-n0", outcomes("laws")], 70),
         "bench": ([python, "-m", "vp", "bench", f"--device={device}", "--json", *bench], 100),
         "costs": ([*pytest, "--scale=mini", "-n0", "-k", "test_what_the_seven_networks_cost", outcomes("costs")], 40),
-        "miniature": ([*pytest, "--scale=mini", "-n2", f"--results={scratch}/miniature.json", outcomes("miniature"), *miniature], 180),
+        "miniature": ([*pytest, "--scale=mini", "-n2", f"--results={scratch}/mini.json", outcomes("miniature"), *miniature], 180),
         "rehearsal": ([*pytest, "-m", "gpu and reproduces", "--rehearse", "-n4", outcomes("rehearsal"), *cells], 120),
     }  # fmt: skip
 

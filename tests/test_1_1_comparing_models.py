@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
+from conftest import STARTED
 from tests.controls import comparing_models as controls
-from tests.support.reporting import EXPECTATIONS, STARTED
+from tests.support.reporting import EXPECTATIONS
 from vp.evaluation import (
     NetworkCost,
     Timing,
@@ -600,7 +601,8 @@ def test_times_of_fewer_images_are_said_in_the_captions(report: ReportFigures) -
 def test_the_figures_name_every_network_and_the_reports_device(report: ReportFigures) -> None:
     """Each figure names all seven networks as text, in each of its panels, and what is the report's; no formula is left unset."""
     printed = {name: report.networks[name].ms_per_batch for name in NETWORKS}
-    gpu = SimpleNamespace(device="a made-up GPU", networks={name: MeasuredNetwork(1.0, 2.0, 300.0, 900.0) for name in NETWORKS})
+    networks = {name: MeasuredNetwork(ms, 2 * ms, 300.0, 900.0) for name, ms in printed.items()}
+    gpu = SimpleNamespace(device="a made-up GPU", networks=networks)
     drawn = figures(made_up(printed), report, "a made-up device", [gpu])
     assert [*drawn] == ["figure-1", "figure-2", "figure-3", "figure-4"]
     for key, (figure, caption) in drawn.items():

@@ -32,7 +32,7 @@ def test_every_control_is_rejected_by_the_test_named_for_it(section: str, tmp_pa
     modules, tests = MODULES[section]
     known = {key: one for key, one in catalogue().items() if one.module in modules}
     labels = [f"--impl=tests.controls:{key}" for key in known]
-    files = [f"tests/test_{test}.py" for test in tests]
+    files = [f"tests/{test}.py" for test in tests]
     asked = conform(tmp_path / "controls.json", f"--hypothesis-profile={UNSHRUNK}", *labels, *files)
     assert len(asked) == len(known) > 0
     complaints = []

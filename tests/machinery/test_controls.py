@@ -28,7 +28,7 @@ def test_vp_has_every_public_name(name: str) -> None:
 def test_every_control_names_a_test_that_is_asked_about_it(section: str) -> None:
     """What must reject a control is a test of the files that are asked about its module."""
     modules, tests = MODULES[section]
-    text = "".join((ROOT / "tests" / f"test_{test}.py").read_text("utf-8") for test in tests)
+    text = "".join((ROOT / "tests" / f"{test}.py").read_text("utf-8") for test in tests)
     named = {one.rejected_by for one in catalogue().values() if one.module in modules}
     assert {name for name in named if f"def {name}(" not in text} == set()
     assert named

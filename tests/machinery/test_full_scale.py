@@ -37,6 +37,7 @@ import vp.commands.doctor
 import vp.commands.fetch
 import vp.data.cifar
 import vp.machine.downloads
+import vp.machine.home
 import vp.machine.runtime
 import vp.training
 from tests.controls import full_scale as controls
@@ -154,7 +155,7 @@ def test_a_worker_sees_one_device(
 
 def test_devices_are_given_before_torch_is_imported() -> None:
     """Neither conftest.py nor what it calls imports torch before a worker has its device."""
-    code = "import sys, conftest, tests.full_scale, vp.machine.devices; print('torch' in sys.modules)"
+    code = "import sys, conftest, tests.support.full_scale, vp.machine.devices; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
     assert done.stdout == "False\n"
 
@@ -708,7 +709,7 @@ def test_what_stops_a_download_is_one_line(
 
 @pytest.fixture
 def stand_ins() -> Path:
-    folder = vp.machine.runtime.home() / vp.data.cifar.REHEARSAL / "stand-ins"
+    folder = vp.machine.home.home() / vp.data.cifar.REHEARSAL / "stand-ins"
     generate_cifar(folder, train=100, test=30)
     return folder
 

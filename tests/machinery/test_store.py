@@ -541,7 +541,7 @@ def test_a_run_with_borrowed_weights_follows_the_run_it_borrows_from(world: Worl
     keys = []
     for epochs in (2, 3):
         source = replace(RUN, recipe=Recipe(epochs=epochs))
-        monkeypatch.setattr("vp.experiments.runs.find_run", lambda name, scale, source=source: source)
+        monkeypatch.setattr("vp.experiments.run.find_run", lambda name, scale, source=source: source)
         keys.append(run_key(replace(RUN, recipe=None, weights_from=RUN.name), 0))
     assert len({*keys, run_key(RUN, 0)}) == 3
 
@@ -615,7 +615,7 @@ def test_every_module_counts_for_the_code_version(tmp_path: Path, monkeypatch: p
 # Modules that change no Result, or only by what else is part of its key: its settings, data and weights.
 OF_NO_RESULT = {
     "vp", "vp.__main__", "vp.data", "vp.data.world", "vp.evaluation", "vp.evaluation.cost", "vp.evaluation.statistics",
-    "vp.experiments", "vp.experiments.runs", "vp.experiments.scales", "vp.experiments.store",
+    "vp.experiments", "vp.experiments.run", "vp.experiments.scales", "vp.experiments.store",
     "vp.machine", "vp.machine.artifacts", "vp.machine.computed_once", "vp.machine.device_lock", "vp.machine.devices",
     "vp.machine.downloads", "vp.machine.home", "vp.machine.provenance",
     "vp.models", "vp.models.networks", "vp.models.pretraining", "vp.models.probe", "vp.models.weights",

@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vp.data import ImageSet
 from vp.evaluation import Batches, Subset, per_image_correctness, time_each
-from vp.experiments import SCALES, ZERO_SHOT, Run, ScaleName, runs, vary
+from vp.experiments import SCALES, Run, ScaleName, runs, vary
 from vp.experiments.perform import build_model
 from vp.machine.device_lock import this_device
 from vp.machine.errors import VpError
@@ -82,7 +82,7 @@ def works(scale: ScaleName) -> list[Work]:
         if run.table not in TABLES:
             continue
         evaluation = kind_of_evaluation(run)
-        if run.method is ZERO_SHOT:
+        if run.method.part != "prompt":
             found.setdefault(evaluation, Work(evaluation, run, trains=False))
         if kind := kind_of_training(run):
             found[kind] = Work(kind, run, trains=True)

@@ -4,7 +4,7 @@
 """
 
 from vp.experiments.methods import ZERO_SHOT, DeepTokens, Method, NewHead, VisualPrompt, ZeroShot
-from vp.experiments.runs import (
+from vp.experiments.run import (
     CLASSES,
     COLUMNS,
     CURVE_STDS,

@@ -99,6 +99,7 @@ class ZeroShot(Method):
     """CLIP as it is: nothing is learnt."""
 
     learns = False
+    part = ""
 
     def classifier(self, backbone: str, class_names: tuple[str, ...], template: str, device: torch.device) -> nn.Module:
         """CLIP and the text features of the classes."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from vp.data import ImageSet, load_images, split_indices
 from vp.evaluation import Subset, per_image_correctness
-from vp.experiments.runs import Result, Run, source_of
+from vp.experiments.run import Result, Run, source_of
 from vp.machine.provenance import provenance
 from vp.machine.runtime import pick_device, seed_everything
 from vp.training import Fit, fit, load_trained, trained_parameters

@@ -49,7 +49,7 @@ class MeasuredGpu:
 
 
 def load_measured(root: Path) -> list[MeasuredGpu]:
-    """All devices of full/measured.toml, none without such a file. Raises VpError that names file, device and field if malformed."""
+    """All devices of full/measured.toml, none without the file. Raises VpError that names file, line and field if malformed."""
     path = root / "full" / MEASURED
     if not path.is_file():
         return []
