@@ -31,6 +31,7 @@ def _parser() -> argparse.ArgumentParser:
         "--data", metavar="ROOT", help="where CIFAR is: torchvision's files, or class folders below train and test"
     )
     for command in (listing, running):
+        command.add_argument("--runs", type=Path, metavar="FILE", help="a Python file with your own runs: RUNS = [Run(...), ...]")
         command.add_argument("--scale", default="mini", help="mini (default) or full")
 
     asking = commands.add_parser("ask", help="free-form prompting of your own pictures")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from xml.etree import ElementTree
 
 import pytest
@@ -24,7 +25,9 @@ import vp.experiments.store
 from tests.controls import data as controls
 from vp.__main__ import main
 from vp.data import Preprocess
-from vp.experiments import Result, Run, runs
+from vp.experiments import Result, Run, own_runs, runs
+from vp.experiments.store import run_key, store_folder
+from vp.machine.errors import VpError
 from vp.models import FrozenCLIP
 from vp.models.mini_clip import IMAGE_PX, known_tokens, mini_tokenizer, new_mini_clip
 
@@ -155,6 +158,72 @@ def test_an_interrupted_command_says_how_to_go_on(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(vp.commands.runs, "obtain", interrupt)
     assert main(["run", "padding-10"]) == 130
     assert capsys.readouterr().err == "interrupted: finished runs and downloads so far are kept, start again to go on\n"
+
+
+# -- runs of one's own -----------------------------------------------------------------------------------------------------
+
+OWN = """
+from dataclasses import dataclass
+
+from vp.experiments import Method, Run
+from vp.experiments.methods import clip_of
+from vp.prompts import Padding, PromptedCLIP
+from vp.training import Recipe
+
+
+@dataclass(frozen=True)
+class Frame(Method):
+    size: int
+
+    def classifier(self, backbone, class_names, template, device):
+        clip = clip_of(backbone, device)
+        return PromptedCLIP(clip, class_names, template, Padding(self.size, clip.preprocess.size)).to(device)
+
+    def __str__(self):
+        return f"frame of {self.size} px"
+
+
+RECIPE = Recipe("adam", learning_rate=0.1, warmup_steps=0, epochs=1, batch_size=32)
+RUNS = [Run("frame-2", "own", "mini", "mini10", "test", "mini-clip", Frame(2), RECIPE, limit=40)]
+"""
+
+
+def test_a_method_of_ones_own_is_listed_performed_and_stored(tmp_path: Path, capsys: Capture) -> None:
+    """Runs of a file are listed and run by name; what comes out is found again, until the file's own statements change."""
+    file = tmp_path / "frames.py"
+    file.write_text(OWN)
+    assert main(["list", "--runs", str(file)]) == 0
+    assert "frame of 2 px" in capsys.readouterr().out
+    for _ in range(2):
+        assert main(["run", "frame-2", "--runs", str(file)]) == 0
+        assert "frame-2 (mini, seed 0): " in capsys.readouterr().out
+    stored = [path.name for path in store_folder().glob("frame-2-*.safetensors")]
+    assert len(stored) == 1
+    run = own_runs(file)["frame-2"]
+    keys = [run_key(run, 0, "cpu")]
+    for text in (f"# a remark\n{OWN}", OWN.replace("self.size, clip", "self.size + 1, clip")):
+        file.write_text(text)
+        keys.append(run_key(run, 0, "cpu"))
+    assert keys[0] == keys[1] != keys[2]
+    assert {key[:24] in stored[0] for key in keys[:2]} == {True}
+
+
+def test_a_method_without_a_file_is_never_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A class made at a prompt has no code that a key could know: it is refused before anything is trained."""
+    space = vars(ModuleType("at_a_prompt"))
+    monkeypatch.setitem(sys.modules, "at_a_prompt", ModuleType("at_a_prompt"))
+    exec(OWN, space)
+    with pytest.raises(VpError, match=r"the code of Frame has no file, .*: define the method in a .py file"):
+        run_key(space["RUNS"][0], 0, "cpu")
+
+
+@pytest.mark.parametrize(("text", "complaint"), [("RUNS = []", "RUNS = []"), ("", "RUNS = None"), (None, "there is no file")])
+def test_a_file_without_runs_is_one_line(text: str | None, complaint: str, tmp_path: Path, capsys: Capture) -> None:
+    """What is no file, or has no list of Runs, is an error that says what to give."""
+    file = tmp_path / f"own_{len(complaint)}.py"
+    if text is not None:
+        file.write_text(text)
+    assert complaint in assert_one_line_error(main, ["list", "--runs", str(file)], capsys)
 
 
 # -- ask -------------------------------------------------------------------------------------------------------------------

@@ -8,14 +8,14 @@ import time
 from argparse import Namespace
 
 from vp.data.sources import DATA
-from vp.experiments import find_run, runs, vary
+from vp.experiments import find_run, own_runs, runs, vary
 from vp.experiments.store import obtain
 from vp.machine.errors import VpError
 
 
 def list_runs(arguments: Namespace) -> None:
     """Print the runs of a scale, one a line, or as JSON."""
-    known = runs(arguments.scale)
+    known = own_runs(arguments.runs) if arguments.runs else runs(arguments.scale)
     if arguments.json:
         print(json.dumps([run.as_dict() for run in known.values()], indent=2))
         return
@@ -27,7 +27,9 @@ def run(arguments: Namespace) -> None:
     """Perform a run, or read it from the store, and print its accuracy."""
     if arguments.data:
         os.environ[DATA] = arguments.data
-    asked = vary(find_run(arguments.name, arguments.scale), arguments.limit)
+    asked = find_run(arguments.name, arguments.scale, own_runs(arguments.runs) if arguments.runs else None)
+    if arguments.limit is not None:
+        asked = vary(asked, arguments.limit)
     if not 0 <= arguments.seed < 2**32:
         raise VpError(f"--seed {arguments.seed}: give 0 to 2^32 - 1")
     result = obtain(asked, arguments.seed, device=arguments.device, newer_than=time.time() if arguments.fresh else None)

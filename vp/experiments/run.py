@@ -5,9 +5,12 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
+from importlib import import_module
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
@@ -282,9 +285,20 @@ def runs(scale: str) -> dict[str, Run]:
     return known
 
 
-def find_run(name: str, scale: str) -> Run:
-    """The Run called `name`. Raises VpError with the nearest names when there is none."""
-    known = runs(scale)
+def own_runs(file: Path) -> dict[str, Run]:
+    """The Runs of a Python file, from its list `RUNS`, by name. Raises VpError where it has none."""
+    if not file.is_file():
+        raise VpError(f"there is no file {file}: give a Python file with a list RUNS of vp.experiments.Run")
+    sys.path.insert(0, str(file.absolute().parent))
+    found = getattr(import_module(file.stem), "RUNS", None)
+    if not isinstance(found, list) or not found or not all(isinstance(run, Run) for run in found):
+        raise VpError(f"{file} has RUNS = {found!r}: give a list of vp.experiments.Run")
+    return {run.name: run for run in found}
+
+
+def find_run(name: str, scale: str, own: Mapping[str, Run] | None = None) -> Run:
+    """The Run called `name`, of a scale or of one's `own`. Raises VpError with the nearest names when there is none."""
+    known = {**runs(scale), **(own or {})}
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3) or list(known)[:3]
         raise VpError(f"no run {name!r} at scale {scale}: did you mean {', '.join(near)}? `python -m vp list` shows all")

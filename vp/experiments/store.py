@@ -8,6 +8,7 @@ and computed again, never used.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import platform
@@ -26,10 +27,10 @@ from filelock import FileLock
 from vp.evaluation import NetworkCost, Timing, network_cost
 from vp.experiments import Result, Run, source_of
 from vp.experiments.activations import CODE_OF_A_RUN, forget_prefixes
-from vp.experiments.methods import fingerprint_of
+from vp.experiments.methods import Method, fingerprint_of
 from vp.experiments.perform import images_of, perform
 from vp.machine import artifacts
-from vp.machine.computed_once import code_version
+from vp.machine.computed_once import code_version, statements_of
 from vp.machine.device_lock import patiently
 from vp.machine.errors import VpError
 from vp.machine.home import home, writing_to
@@ -48,7 +49,6 @@ def run_key(run: Run, seed: int, device: str = "auto") -> str:
     """Content hash that addresses a Result: the Run's canonical form, seed, data, backbone, kind of device, code and versions."""
     chosen = pick_device(device)
     splits = {run.split, "train"} if run.recipe else {run.split}
-    own = {type(run.method).__module__} - {*CODE_OF_A_RUN}  # of a method from elsewhere
     parts = {
         "run": run.canonical(),
         "seed": seed if run.method.learns else 0,
@@ -56,11 +56,26 @@ def run_key(run: Run, seed: int, device: str = "auto") -> str:
         "backbone": fingerprint_of(run.backbone, chosen),
         "device": chosen.type,
         "precision": str(precision(chosen)),
-        "code": code_version((*CODE_OF_A_RUN, *own)),
+        "code": code_version(CODE_OF_A_RUN),
+        "method": _code_of(run.method),
         "versions": versions(),
         "weights": run_key(source_of(run), seed, device) if run.weights_from else None,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _code_of(method: Method) -> str:
+    """The statements of the file that a method from elsewhere is defined in; empty for ours. Raises VpError without a file."""
+    kind = type(method)
+    if kind.__module__ in CODE_OF_A_RUN:
+        return ""
+    try:
+        file = inspect.getsourcefile(kind)
+    except TypeError:  # defined at a prompt or in a notebook
+        file = None
+    if not file or not Path(file).is_file():
+        raise VpError(f"the code of {kind.__name__} has no file, and a stored result must know it: define the method in a .py file")
+    return hashlib.sha256(statements_of(Path(file).read_text(encoding="utf-8")).encode()).hexdigest()
 
 
 def store_folder() -> Path:

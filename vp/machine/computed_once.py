@@ -162,11 +162,12 @@ def code_version(modules: tuple[str, ...]) -> str:
     for module in modules:
         spec = find_spec(module)
         assert spec is not None
-        digest.update(_statements(Path(str(spec.origin)).read_text(encoding="utf-8")).encode())
+        digest.update(statements_of(Path(str(spec.origin)).read_text(encoding="utf-8")).encode())
     return digest.hexdigest()
 
 
-def _statements(source: str) -> str:
+def statements_of(source: str) -> str:
+    """The statements of a module's source, without comments, docstrings and layout."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False) is not None:

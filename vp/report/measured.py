@@ -5,7 +5,7 @@ Nothing is held to these numbers: README and the writeup show them, with device,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -43,9 +43,9 @@ class MeasuredGpu:
     steps: Mapping[str, str]  # of the proof: what came out, in words
 
     @property
-    def hours(self) -> float:
-        """All tables, one process, one seed."""
-        return sum(self.seconds.values()) / 3600
+    def total_seconds(self) -> float:
+        """The report's tables, one process, one seed."""
+        return sum(seconds for table, seconds in self.seconds.items() if table.startswith("table"))
 
 
 def load_measured(root: Path) -> list[MeasuredGpu]:
@@ -77,6 +77,33 @@ def _parse(path: Path, number: int, entry: Mapping[str, Any]) -> MeasuredGpu:
     except TypeError as error:
         raise VpError(f"{where}: networks: {error}") from error
     return MeasuredGpu(**{**entry, "networks": networks})
+
+
+def table_of_gpus(gpus: Sequence[MeasuredGpu]) -> dict[str, Any]:
+    """The writeup's table, a column a device: what the proof found, images/s of each kind of work, and the projected times."""
+    rows: dict[str, dict[str, str]] = {}
+    for gpu in gpus:
+        versions = ", ".join(f"{name} {version}" for name, version in gpu.versions.items())
+        cells = {"measured": f"{gpu.date}, commit {gpu.commit}; {versions}"}
+        cells |= {f"proof: {step}": words for step, words in gpu.steps.items()}
+        passed = sum(outcome == "passed" for outcome in gpu.laws.values())
+        cells["laws that hold"] = f"{passed} of {len(gpu.laws)}" + "".join(
+            f"; {name.partition('::')[2]}: {outcome}" for name, outcome in gpu.laws.items() if outcome != "passed"
+        )
+        cells["product of large matrices"] = f"{gpu.matrix_tflop_per_s:,.0f} TFLOP/s"
+        for work, rate in gpu.images_per_s.items():
+            cells[work] = f"{rate:,.0f} images/s ({gpu.share_of_matrix_rate[work]:.0%} of that rate)"
+        cells |= {f"{table.replace('_', ' ')}, projected": f"{seconds / 60:.1f} min" for table, seconds in gpu.seconds.items()}
+        cells["the report's tables, one process, one seed"] = f"{gpu.total_seconds / 60:.0f} min"
+        for what, words in cells.items():
+            rows.setdefault(what, {})[gpu.device] = words
+    nothing = "Full scale on a GPU: NOT RUN. `.ci/gpu` measures one, and `.ci/gpu --keep` commits what it found."
+    return {
+        "id": "gpus",
+        "caption": "Full scale on GPUs: random weights and images, for speed does not depend on them." if gpus else nothing,
+        "head": ["", *(gpu.device for gpu in gpus)],
+        "rows": [[what, *(words.get(gpu.device, "") for gpu in gpus)] for what, words in rows.items()],
+    }
 
 
 def keep_measured(root: Path, entry: Mapping[str, Any]) -> Path:

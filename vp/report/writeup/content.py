@@ -21,6 +21,7 @@ from vp.experiments import DeepTokens, NewHead, Run
 from vp.machine.errors import VpError
 from vp.report.claims import Entry, Judgement, Kind, Link
 from vp.report.expectations import Expectation, Published, Verdict
+from vp.report.measured import MeasuredGpu, table_of_gpus
 from vp.report.writeup.chapters import CAPTIONS, CHAPTERS, TITLES, Section
 
 PACKAGE = Path(__file__).parents[2]
@@ -34,6 +35,7 @@ class Sources:
     runs: Mapping[str, Run]
     report: Mapping[str, Expectation] = field(default_factory=dict)  # the report's own values by run
     published: Mapping[str, Sequence[Published]] = field(default_factory=dict)
+    gpus: Sequence[MeasuredGpu] = ()
     about: Mapping[str, str] = field(default_factory=dict)  # scale, seeds, provenance in words
 
 
@@ -58,6 +60,7 @@ def build(
         "numbers": _count(Verdict(number["verdict"]) for number in numbers.values()),
         "argued": len(judgements) - len(claims),
         "chapters": chapters,
+        "gpus": table_of_gpus(sources.gpus),
         "tests": [dict(test) for test in tests],
     }
 

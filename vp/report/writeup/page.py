@@ -52,7 +52,8 @@ def render(content: Content, folder: Path | None = None) -> str:
                 words = f"{untouched} statement{'s' if untouched > 1 else ''} to be tested, not part of this run"
                 body = [f"<details><summary class='quiet'>{words}</summary>", *body, "</details>"]
             parts += body
-    return "\n".join([*parts, _tests(content["tests"]), "</div>"])
+    gpus = ["<h2>Measured on GPUs</h2>", _table(content["gpus"], folder, miniature)]
+    return "\n".join([*parts, *gpus, _tests(content["tests"]), "</div>"])
 
 
 def _untouched(section: Content) -> int:
