@@ -293,9 +293,9 @@ def test_what_is_no_result_is_refused_for_every_name(name: str) -> None:
     assert "expected" in NAMES[name].check(object(), *given)
 
 
-def test_the_readmes_own_solution_runs(tmp_path: Path) -> None:
-    """What README shows can be followed: its solution has its names, its adapters run, and it fails where README says so."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Check your own implementation")[2].partition("\n## ")[0]
+def test_the_guides_own_solution_runs(tmp_path: Path) -> None:
+    """What the guide shows can be followed: its solution has its names, its adapters run, and it fails where the guide says so."""
+    text = (ROOT / "tests" / "conformance" / "README.md").read_text(encoding="utf-8")
     first, second = (dedent(block) for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL))
     foreign = Foreign(write(tmp_path / "my_solution.py", first), Marks(tmp_path / "marks", "first"), 9)
     assert foreign.names == ("FixedPatch", "max_aggregate")

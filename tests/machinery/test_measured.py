@@ -71,7 +71,7 @@ def test_a_malformed_entry_is_named_and_never_kept(changes: dict[str, Any], comp
 
 
 def test_the_table_has_a_column_a_device(tmp_path: Path) -> None:
-    """Rates, projected times, and laws that did not hold stand in the table, by device; what explains tables is not counted as one."""
+    """Rates, projected times, and laws that did not hold stand in the table by device; the total counts the tables alone."""
     devices = [
         MeasuredGpu(**entry()),
         MeasuredGpu(**entry(device="B", images_per_s={"deep": 5}, share_of_matrix_rate={"deep": 0.5})),

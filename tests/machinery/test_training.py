@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -24,6 +26,8 @@ from tests.controls import training as controls
 from tests.support.reporting import ROOT
 from tests.support.strategies import seeds, tensor
 from vp.evaluation import Batches, per_image_correctness
+from vp.experiments import own_runs
+from vp.experiments.store import obtain
 from vp.machine.runtime import seed_everything
 from vp.training import Fit, Recipe, TrainingDiverged, fit, learning_rate_at, load_trained, trained_parameters
 
@@ -689,9 +693,14 @@ def test_validation_does_not_see_the_training_mode() -> None:
     assert len(per_image_correctness(model, Examples(2))) == 2
 
 
-def test_the_readmes_own_prompt_trains(capsys: pytest.CaptureFixture[str]) -> None:
-    """What README shows under "A prompt of your own" runs as it stands there, here on fewer images."""
+def test_the_readmes_own_method_is_performed_and_stored(tmp_path: Path) -> None:
+    """What README shows under "A prompt of your own" runs as it stands there, on fewer images, and is then found in the store."""
     text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## A prompt of your own")[2].partition("\n## ")[0]
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    exec(code.replace("limit=1000", "limit=60").replace("limit=300", "limit=20").replace("epochs=3", "epochs=1"), {})
-    assert re.fullmatch(r"\d+\.\d% \(0\.\d+, \d\.\d+\)\n", capsys.readouterr().out)
+    file = tmp_path / "ring_of_the_readme.py"
+    file.write_text(code.replace("limit=1000", "limit=60").replace("epochs=3", "epochs=1"))
+    (run,) = own_runs(file).values()
+    first = obtain(run, device="cpu", progress=False)
+    assert (first.total, first.trained_parameters, len(first.history)) == (60, 3 * 40 * 40, 1)
+    with mock.patch("vp.experiments.store.perform", side_effect=AssertionError):
+        assert torch.equal(obtain(run, device="cpu").correct_images, first.correct_images)
