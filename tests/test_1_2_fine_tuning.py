@@ -27,14 +27,7 @@ from vp.experiments.perform import build_model, perform
 from vp.machine.downloads import weights_folder
 from vp.machine.errors import NotAvailable, VpError
 from vp.machine.runtime import seed_everything
-from vp.models import (
-    FineTunedFromFeatures,
-    FineTunedNetwork,
-    PretrainedNetwork,
-    final_linear,
-    is_network,
-    load_network,
-)
+from vp.models import FineTunedFromFeatures, FineTunedNetwork, PretrainedNetwork, final_linear, is_network, load_network
 from vp.training import Fit, Recipe, fit, load_trained
 
 CLASSES, PX = 5, 8
