@@ -2,7 +2,7 @@
 
 Ten rooms, late to early; a module imports only from its own room and from rooms below it:
 
-    commands      python -m vp list | run NAME | ask | pretrain | fetch | doctor | bench: one file each
+    commands      python -m vp list | run | ask | pretrain | fetch | doctor | bench | fidelity: one file each
     report        the numbers a Run is held to, the claims and their verdicts, why a number misses, the HTML writeup
     experiments   scales; every number of the report as one frozen Run; methods; performing a Run; the store of results
     training      the one training loop and its schedules; CUDA graphs

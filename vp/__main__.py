@@ -1,4 +1,7 @@
-"""python -m vp list | run NAME | ask | pretrain | fetch | doctor | bench. Errors a user can mend are one line, exit code 2."""
+"""python -m vp list | run NAME | ask | pretrain | fetch | doctor | bench | fidelity.
+
+Errors a user can mend are one line, exit code 2.
+"""
 
 from __future__ import annotations
 
@@ -59,10 +62,14 @@ def _parser() -> argparse.ArgumentParser:
     timing.add_argument("--batch", type=int, help="images of a training step (default: 128 on CUDA, 4 elsewhere)")
     timing.add_argument("--json", action="store_true")
 
+    comparing = commands.add_parser("fidelity", help="how many differences between runs the miniature shares with full scale")
+    comparing.add_argument("--scale", default="mini", choices=("mini", "full"))
+    comparing.add_argument("--json", action="store_true")
+
     for command in (running, asking, pretraining, examining, timing):
         command.add_argument("--device", default="auto", help="auto (default), cpu, cuda or mps")
     performs = {listing: "runs:list_runs", running: "runs:run", asking: "ask:ask", pretraining: "pretrain:pretrain"}
-    performs |= {command: f"{command.prog.split()[-1]}:command" for command in (fetching, examining, timing)}
+    performs |= {command: f"{command.prog.split()[-1]}:command" for command in (fetching, examining, timing, comparing)}
     for command, function in performs.items():
         command.set_defaults(performs=function)
     return parser

@@ -14,6 +14,7 @@ from tests.support.reporting import EXPECTATIONS
 from vp.experiments import runs
 from vp.report.claims import find_links, judge_claims, load_claims
 from vp.report.expectations import Verdict, load_expectations, load_published
+from vp.report.measured import load_measured
 from vp.report.writeup import Sources, build, render
 
 TESTS = Path(__file__).parents[1]
@@ -40,7 +41,7 @@ def test_what_the_writeup_costs() -> None:
         entries += [{"kind": "test", "claim": one, "test": link.test, "cases": [link.test], **ended} for one in link.claims]
     tests = [{"test": f"{link.test}[{i}]", "seconds": 0.1, "sentence": link.test, **ended} for link in links for i in range(8)]
     judgements = timed("judging the claims", lambda: judge_claims(load_claims(EXPECTATIONS), entries, links, known))
-    sources = Sources(known, load_expectations(EXPECTATIONS, "full"), load_published(EXPECTATIONS))
+    sources = Sources(known, load_expectations(EXPECTATIONS, "full"), load_published(EXPECTATIONS), load_measured(EXPECTATIONS))
     content = timed("building the content", lambda: build(entries, judgements, tests, sources))
     page = timed("rendering the page", lambda: render(content))
     timed("writing it as JSON", lambda: json.dumps(content))

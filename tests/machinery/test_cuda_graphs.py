@@ -140,7 +140,7 @@ def test_what_cannot_be_recorded_trains_as_it_did(
         warnings.simplefilter("always")
         for _ in range(2):
             assert_equal(trained(*deep(clip, BLOCKS - 1, "class", DeepPrompt)), plain)
-    what = f"steps are launched one by one, which takes longer: they could not be recorded ({reason})"
+    what = f"CUDA graph capture failed ({reason}); steps run without it, which takes longer"
     assert [(warning.category, str(warning.message)) for warning in told] == [(NotRecordedWarning, what)] * tried
 
 

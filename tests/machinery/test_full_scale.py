@@ -528,7 +528,7 @@ def test_what_cannot_be_kept_is_computed_at_each_pass(monkeypatch: pytest.Monkey
     images = some_images()
     kept = Means(images)
     monkeypatch.setattr(ComputedBatches, "_all", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")))
-    message = rf"^what is kept of 5 images comes to more than what memory is left, .* every pass: set {CACHE_GIB} to less, or start"
+    message = rf"^what is kept of 5 images comes to more than what memory is left; .* every pass: set {CACHE_GIB} to less, or start"
     with pytest.warns(NotKeptWarning, match=message) as warned:
         computed = Means(images)
     assert len(warned) == 1

@@ -175,3 +175,19 @@ def test_what_trains_runs_first_the_slowest_ahead(scale: str, marked: list[str])
     conftest.pytest_collection_modifyitems(config, items)
     assert [item.name for item in items] == ["first block", "last block", "zero-shot", "comparison", "a", "b", "c", "measurement"]
     assert [item.name for item in items if item.get_closest_marker("gpu")] == marked
+
+
+# -- the guides ------------------------------------------------------------------------------------------------------------
+
+
+GUIDES = ["README.md", "tests/README.md", "tests/conformance/README.md", "vp/README.md", "expectations/README.md"]
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_links_of_the_guides_lead_somewhere(guide: str) -> None:
+    """Every relative link of a guide is a file or folder of the project; the README has at most 120 lines."""
+    path = HERE.parent / guide
+    text = path.read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    assert [link for link in links if not (path.parent / link).exists()] == []
+    assert guide != "README.md" or len(text.splitlines()) <= 120

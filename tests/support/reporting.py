@@ -190,6 +190,7 @@ def _writeup(config: pytest.Config) -> tuple[Any, list[str]]:
     from vp.machine.errors import VpError
     from vp.report.claims import find_links, judge_claims
     from vp.report.expectations import load_expectations, load_published
+    from vp.report.fidelity import load_fidelity
     from vp.report.measured import load_measured
     from vp.report.writeup import Sources, build
 
@@ -215,7 +216,8 @@ def _writeup(config: pytest.Config) -> tuple[Any, list[str]]:
     judgements = judge_claims(claims, entries, links, runs(scale), NUMBERS_ELSEWHERE if scale == "mini" else "") if links else []
     report, published = read(lambda: load_expectations(expectations, "full")), read(lambda: load_published(expectations))
     complaints = [judgement.complaint for judgement in judgements if judgement.complaint]
-    sources = Sources(runs(scale), report, published, read(lambda: load_measured(expectations)) or (), about)
+    gpus, contrasts = read(lambda: load_measured(expectations)) or (), read(lambda: load_fidelity(expectations)) or ()
+    sources = Sources(runs(scale), report, published, gpus, contrasts, about)
     return build(entries, judgements, tests, sources, "; ".join(problems)), complaints
 
 

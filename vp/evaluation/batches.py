@@ -1,4 +1,4 @@
-"""Examples by index, for training and evaluation: preprocessed images, or what a frozen network makes of them, computed once."""
+"""Examples by index, for training and evaluation: preprocessed images, or activations of a frozen network, computed once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KEPT_SHARE = 0.4  # of a process's part of a CUDA device's memory, where VP_CACH
 
 
 class NotKeptWarning(UserWarning):
-    """What a frozen network makes of the images does not fit into memory: it is computed at every pass, which takes longer."""
+    """Frozen activations do not fit into the cache; they are recomputed on every pass, which takes longer."""
 
 
 class Batches(Sized, Protocol):
@@ -89,10 +89,10 @@ class FlippedAtRandom:
 
 
 class ComputedBatches:
-    """What a frozen network makes of each image, `compute(inputs)`, computed once and kept on the device.
+    """Activations of a frozen network for each image, `compute(inputs)`, computed once and kept on the device.
 
-    What exceeds `cache_bytes()`, or is asked for once only (`keep=False`), is computed batch by batch, at every pass.
-    What has a `name`, its `vp.machine.computed_once.address`, is computed once for all processes of a machine.
+    Tensors larger than `cache_bytes()`, and one-off requests (`keep=False`), are recomputed on every pass. With a `name`
+    (`vp.machine.computed_once.address`), activations are computed once for all processes of a machine.
     """
 
     def __init__(self, images: ImageBatches, *, keep: bool = True, batch_size: int = 250, name: str | None = None) -> None:
@@ -116,7 +116,7 @@ class ComputedBatches:
             self._warn("comes to more than what memory is left", less)
 
     def _warn(self, why: str, remedy: str) -> None:
-        what = f"what is kept of {len(self.images)} images {why}, and is computed at every pass: {remedy}"
+        what = f"what is kept of {len(self.images)} images {why}; it is recomputed on every pass: {remedy}"
         warnings.warn(what, NotKeptWarning, stacklevel=4)
 
     def _once(self, name: str, first: tuple[Tensor, ...], batch_size: int) -> tuple[Tensor, ...]:
@@ -207,9 +207,9 @@ class PrefixBatches(ComputedBatches):
 
 
 def cache_bytes(device: torch.device) -> float:
-    """How much a process may keep of one set of activations.
+    """The most that a process keeps of one set of activations, in bytes.
 
-    VP_CACHE_GIB, or KEPT_SHARE of its part of a CUDA device's memory, or 4 GiB.
+    VP_CACHE_GIB, else KEPT_SHARE of the process's share of a CUDA device's memory, else 4 GiB.
 
     Raises VpError when VP_CACHE_GIB is no number of at least 0.
     """

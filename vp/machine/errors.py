@@ -14,11 +14,11 @@ class NotAvailable(VpError):
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Did memory not suffice? torch has a type for what it allocates on CUDA; the CPU's allocator, CUDA itself and its libraries
-    say it in words."""
+    """Is this error a lack of memory? torch has a type for its own CUDA allocations; the CPU's allocator, CUDA and its libraries
+    say so only in their messages."""
     told = ("DefaultCPUAllocator", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED", "MPS backend out of memory")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in told)
 
 
 class OutOfMemory(NotAvailable):
-    """The device does not hold even the least that has to be computed at once."""
+    """The device has too little memory for the smallest batch that can be computed."""

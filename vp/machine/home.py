@@ -19,7 +19,7 @@ def home() -> Path:
 
 @contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """Raises VpError with the reason and the cure where what is done in the context cannot be written below VP_HOME."""
+    """Turns an OSError in the context, a failed write below VP_HOME, into a VpError with the reason and the cure."""
     try:
         yield
     except OSError as error:
@@ -28,7 +28,7 @@ def writing_to(folder: Path) -> Iterator[None]:
 
 
 def given_bytes(variable: str, otherwise: float) -> float:
-    """As many bytes as an environment variable gives GiB, or `otherwise`. Raises VpError when it is no number of at least 0."""
+    """An environment variable in GiB, as bytes; `otherwise` where it is not set. Raises VpError for no number of at least 0."""
     given = os.environ.get(variable)
     if given is None:
         return otherwise

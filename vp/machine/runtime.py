@@ -71,8 +71,8 @@ def precision(device: torch.device) -> torch.dtype:
 
 
 def to_device(device: torch.device, drawn: torch.Tensor) -> torch.Tensor:
-    """What was drawn on the CPU, for a step on a device. On CUDA that need not wait for the step before; MPS may read what is
-    copied without waiting after it was freed."""
+    """A tensor drawn on the CPU, moved to a device. On CUDA the copy does not wait for the step before. On MPS it must wait: an
+    asynchronous copy may read memory that was freed."""
     return drawn.to(device, non_blocking=device.type == "cuda")
 
 

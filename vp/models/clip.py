@@ -26,9 +26,9 @@ DEFAULT_TEMPLATE = "This is a photo of a {}"
 class FrozenCLIP(nn.Module):
     """An open_clip CLIP whose parameters never train, with its tokenizer and preprocessing.
 
-    `self.model` is a copy of the one given, on the same parameters, its vision part quicker (vp.models.fast_blocks): hooks on
-    the one given are not called, and what is to be moved to another device is the FrozenCLIP. Where the class token alone is read
-    out, `encode_image` does not call the last block as a whole: hooks on it are for `self.model.encode_image`.
+    `self.model` shares the given model's parameters; its vision tower uses faster blocks (vp.models.fast_blocks). Hooks on the
+    given model are not called; move the FrozenCLIP, not the model, to another device. Where only the class token is read out,
+    `encode_image` computes one token of the last block: hooks on that block see `self.model.encode_image` only.
 
     D is the width of the joint feature space (512 for ViT-B/32, 64 for mini-clip). `known_tokens` lists the tokens that its
     pre-training has seen, for models with a small vocabulary; None means all.
@@ -42,7 +42,7 @@ class FrozenCLIP(nn.Module):
         self.model: Any = faster(model.eval().requires_grad_(False))  # open_clip carries no types
         self.tokenizer = tokenizer
         self.preprocess = preprocess
-        self.kept: dict[Any, Any] = {}  # what the weights, which never change, give: text features, the tower in half precision
+        self.kept: dict[Any, Any] = {}  # computed from frozen weights: text features, the tower in half precision
         self.known_tokens = None if known_tokens is None else frozenset(known_tokens)
 
     def train(self, mode: bool = True) -> FrozenCLIP:
@@ -67,7 +67,7 @@ class FrozenCLIP(nn.Module):
 
     @property
     def visual(self) -> Any:
-        """The vision tower; under autocast one whose weights have its precision, to which they would be cast at every use."""
+        """The vision tower; under autocast a copy whose weights are already in autocast's precision."""
         where = self.model.logit_scale.device
         if not (torch.amp.is_autocast_available(where.type) and torch.is_autocast_enabled(where.type)):
             return self.model.visual
@@ -78,7 +78,7 @@ class FrozenCLIP(nn.Module):
         return self.kept[dtype, where]
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Preprocessed images (B, 3, S, S) to unit features (B, D): what `self.model` computes, less what is not read out."""
+        """Preprocessed images (B, 3, S, S) to unit features (B, D) of `self.model`, without the last block's unread tokens."""
         visual = self.visual
         if not reads_one_token(visual):
             return normalize(self.model.encode_image(images), dim=-1)

@@ -2,16 +2,15 @@
 
 B images, L tokens of the backbone (class token, then patches), n prompt tokens, D the width, k the block (0-based).
 
-`DeepPromptedCLIP` is the definition: hooks on the frozen CLIP's own forward insert the tokens before block k and take them out
-after the last block. `FastDeepPromptedCLIP` computes the same from what the tokens cannot change: the activations before
+`DeepPromptedCLIP` is the definition: the frozen CLIP's own blocks run in turn, with the tokens inserted before block k and
+taken out after the last. `FastDeepPromptedCLIP` computes the same from what the tokens cannot change: the activations before
 block k, and in the last block everything but the token that is read out. tests/test_2_3_deep_prompts.py proves them equal.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -138,7 +137,7 @@ class BatchScrambledDeepPrompt(DeepPrompt):
 
 
 class DeepPromptedCLIP(PromptedCLIP):
-    """A frozen CLIP whose own forward runs with the prompt's tokens in its sequence: preprocessed images to logits (B, K)."""
+    """A frozen CLIP whose blocks run with the prompt's tokens in their sequence: preprocessed images to logits (B, K)."""
 
     prompt: DeepPrompt
 
@@ -148,26 +147,13 @@ class DeepPromptedCLIP(PromptedCLIP):
         prompt.check_fits(clip)
         super().__init__(clip, class_names, template, prompt)
 
-    @contextmanager
-    def _tokens_in_place(self) -> Iterator[None]:
-        def before(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return self.prompt.insert(arguments[0]), *arguments[1:]
-
-        def after(_: nn.Module, __: Any, output: Tensor) -> Tensor:
-            return self.prompt.for_pooling(output)
-
-        blocks = vision_blocks(self.clip)
-        handles = [blocks[self.prompt.block].register_forward_pre_hook(before), blocks[-1].register_forward_hook(after)]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
     def forward(self, images: Tensor) -> Tensor:
-        with self._tokens_in_place():  # hooks, which the frozen CLIP's own encode_image would pass by in the last block
-            features = self.clip.model.encode_image(images)
-        return self.logits(features)
+        """The tokens are an argument of the computation, never a state of the shared CLIP: forwards may overlap in threads."""
+        visual, prompt = self.clip.model.visual, self.prompt
+        sequence = prompt.insert(tokens_before(visual, images, prompt.block))
+        for block in visual.transformer.resblocks[prompt.block :]:
+            sequence = block(sequence)
+        return self.logits(image_features(visual, prompt.for_pooling(sequence)))
 
     def logits(self, features: Tensor) -> Tensor:
         """The vision transformer's features (B, D') to logits (B, K)."""

@@ -27,7 +27,7 @@ Record = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
 
 
 class NotRecordedWarning(UserWarning):
-    """A step could not be recorded: its kernels are launched one by one, which takes longer."""
+    """CUDA graph capture failed; steps run without it, which takes longer."""
 
 
 @lru_cache(maxsize=1)
@@ -95,7 +95,7 @@ def recorded(accumulate: Accumulate, parameters: list[nn.Parameter], device: tor
                 else:
                     del RECORDERS[device.type]
                 reason = str(error.__context__ or error).partition("\n")[0]
-                what = f"steps are launched one by one, which takes longer: they could not be recorded ({reason})"
+                what = f"CUDA graph capture failed ({reason}); steps run without it, which takes longer"
                 warnings.warn(what, NotRecordedWarning, stacklevel=3)
             finally:
                 for p, gradient in gradients.items():

@@ -29,7 +29,7 @@ class TrainingDiverged(VpError):
 
 @dataclass(frozen=True)
 class Fit:
-    """What training leaves: the learnt state after the last and the best epoch (by validation), and the history.
+    """The outcome of training: the learnt state after the last and the best epoch (by validation), and the history.
 
     The history has for each epoch its number `epoch`, the mean cross-entropy `loss` and `validation_accuracy`, from 0 to 1.
     `last` and `best` are separate copies of `learnt_state`; epochs count from 1, the earliest of equally good ones is best.

@@ -21,6 +21,7 @@ from vp.experiments import DeepTokens, NewHead, Run
 from vp.machine.errors import VpError
 from vp.report.claims import Entry, Judgement, Kind, Link
 from vp.report.expectations import Expectation, Published, Verdict
+from vp.report.fidelity import Contrast, judge, table_of_fidelity
 from vp.report.measured import MeasuredGpu, table_of_gpus
 from vp.report.writeup.chapters import CAPTIONS, CHAPTERS, TITLES, Section
 
@@ -36,6 +37,7 @@ class Sources:
     report: Mapping[str, Expectation] = field(default_factory=dict)  # the report's own values by run
     published: Mapping[str, Sequence[Published]] = field(default_factory=dict)
     gpus: Sequence[MeasuredGpu] = ()
+    contrasts: Sequence[Contrast] = ()  # differences between runs that are known at full scale
     about: Mapping[str, str] = field(default_factory=dict)  # scale, seeds, provenance in words
 
 
@@ -61,6 +63,7 @@ def build(
         "argued": len(judgements) - len(claims),
         "chapters": chapters,
         "gpus": table_of_gpus(sources.gpus),
+        "fidelity": table_of_fidelity(judge(sources.contrasts, _measured(numbers))),
         "tests": [dict(test) for test in tests],
     }
 
@@ -158,6 +161,12 @@ def _numbers(known: Sequence[Entry], sources: Sources) -> dict[str, Content]:
             "reason": cell.get("reason") or "",
         }
     return found
+
+
+def _measured(numbers: Mapping[str, Content]) -> dict[str, float]:
+    """Top-1 in percent by run, of those that this run measured; a rehearsal measures none."""
+    some = {name: number["value"] for name, number in numbers.items() if number["verdict"] != Verdict.REHEARSAL}
+    return {name: value for name, value in some.items() if value is not None}
 
 
 def _printed(name: str, report: Mapping[str, Expectation]) -> float | None:

@@ -93,12 +93,21 @@ def _opening(content: Content, miniature: bool) -> str:
         + problem
         + f"<p>{escape(content['about'].get('scale', ''))}</p>"
         + _html_table("Verdicts of this run", ("Verdict", "Statements", "Numbers"), rows)
+        + _fidelity(content["fidelity"])
         + "<p class='quiet'>A statement is a sentence of the report, shortened, or one added to judge it by; a number is one "
         "accuracy, held to what is expected at this scale. Names of tests and functions link to their files; where a link leads "
         "nowhere, as in a copy of this page, <code>rg NAME</code> in the project finds them. Intervals are of 95%. Orderings are "
         "paired tests on the same images, their p-values corrected (by Holm) for all comparisons of a table or figure.</p>"
         f"<p class='quiet'>{escape(content['about'].get('provenance', ''))}</p>"
     )
+
+
+def _fidelity(table: Content) -> str:
+    """The line that counts which differences between runs are those of full scale; the table folded below it."""
+    if not table["rows"]:
+        return ""
+    line = f"What carries over: {escape(table['line'])}"
+    return f"<details><summary>{line}</summary>{_table(table, None, False)}</details>"
 
 
 # -- claims ----------------------------------------------------------------------------------------------------------------
