@@ -1,7 +1,7 @@
 """How fast a scale runs on a device: images a second of each kind of work, and the time each table would take.
 
-Weights and images are random: speed does not depend on them, so that nothing needs to be downloaded. What is measured is the code
-that performs the runs, on a few images.
+Weights and images are random: speed does not depend on them, so that nothing needs to be downloaded. The code
+that performs the runs is measured on a few images.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TABLES = ("table_1_2", "table_1", "table_2", "table_3", "table_5", "table_6")  #
 
 @dataclass(frozen=True)
 class Work:
-    """What a number of runs do to each image in the same way: train by one kind of adaptation, or evaluate."""
+    """Work on an image that several runs share: training by one kind of method, or evaluation."""
 
     name: str
     run: Run  # one that does it
@@ -60,17 +60,17 @@ class Speed:
 
 
 def kind_of_training(run: Run) -> str | None:
-    """What decides how fast a run trains: runs of one kind train equally fast. None: nothing trains."""
+    """Runs of one kind train equally fast. None: nothing trains."""
     return run.method.work(SCALES[run.scale].blocks[-1] + 1) if run.recipe else None
 
 
 def kind_of_evaluation(run: Run) -> str:
-    """What decides how fast images pass through the whole network; noise is drawn image by image, on the CPU."""
+    """Runs of one kind are evaluated equally fast: by backbone, and whether noise is drawn, image by image on the CPU."""
     return f"evaluation{' under noise' if run.noise else ''}, {run.backbone.partition('/')[0]}"
 
 
 def kept_for(run: Run) -> set[str]:
-    """Names of what a run that trains keeps of all training images: prefixes of deep prompts, features under a head or stage."""
+    """Names of the activations that a run caches for all training images: prefixes of deep prompts, features under a head."""
     kept = f"{run.dataset}, {kind_of_training(run)}"
     return {kept, f"{kept}, mirrored"} if run.method.keeps() > 1 else {kept} if run.method.keeps() else set()
 
@@ -226,7 +226,7 @@ def bench(
 
 
 def bars(images_per_s: Mapping[str, float], total_seconds: float) -> list[str]:
-    """What one H200 is asked for at full scale, beside what was measured here."""
+    """The figures measured here beside the bars for one H200 at full scale."""
     first, last = (images_per_s[f"deep prompt, k = {block}"] for block in (0, 11))
     found = {
         "visual prompt, images/s": (f"{images_per_s['visual prompt']:,.0f}", "at least 8,000"),

@@ -44,7 +44,7 @@ KEPT_GIB = 50_000 * (2 * 50 + 4) * 768 * 2 / 2**30  # of deep prompts for the la
 
 
 def examine(device_name: str, say: Callable[[str], None]) -> None:
-    """Say line by line what this machine has and can do, and what to type next."""
+    """Print line by line what this machine has and can do, and the next command to type."""
     device = pick_device(device_name)
     say(f"device: {_device(device)}")
     say(f"folder: {home()} ({_folder(home())})")

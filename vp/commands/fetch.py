@@ -71,7 +71,7 @@ def piece(name: str) -> Piece:
 
 
 def fetch(names: Sequence[str], say: Callable[[str], None]) -> None:
-    """Bring what is not here yet. Raises VpError when it cannot be had, with what is here kept."""
+    """Download missing files. Raises VpError when one cannot be had; finished downloads are kept."""
     pieces = [piece(name) for name in names]
     missing = [some for some in pieces if not some.is_here()]
     if missing and (variable := offline_because()):

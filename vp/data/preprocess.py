@@ -145,7 +145,7 @@ def _empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """What a network does to its images: resize the shorter side, centre crop, scale to [0, 1], normalise per channel.
+    """A network's preprocessing: resize the shorter side, centre crop, scale to [0, 1], normalise per channel.
 
     With `squash`, both sides are resized to `size`, as some models of open_clip want it.
     """

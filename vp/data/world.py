@@ -419,5 +419,5 @@ def training_scenes(count: int, step: int, seed: int, things: int = len(SILHOUET
 
 
 def vocabulary(families: Sequence[Family] = CAPTIONS) -> list[str]:
-    """Every caption that pre-training can show: what the miniature CLIP has words for."""
+    """Every caption that pre-training can show: the words that the miniature CLIP knows."""
     return [template.format(name) for f in families for name in f.names for template in f.templates]

@@ -27,7 +27,7 @@ def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
 
 
 def halved(batch_size: int, model: nn.Module, error: Exception) -> int:
-    """Half a batch size, for what did not fit into the device's memory.
+    """Half the batch size, after a batch did not fit into the device's memory.
 
     Raises OutOfMemory when there is nothing to halve, or when the model mixes the images of a batch (BatchNorm in training mode,
     or a module whose `mixes_images` is true), so that half a batch would not give the same numbers.

@@ -164,12 +164,12 @@ class ComputedBatches:
         return self.assemble(parts), self.images.labels[on_device]
 
     def assemble(self, parts: tuple[Tensor, ...]) -> Any:
-        """What a model takes, from the rows of a batch."""
+        """A model's inputs, from the rows of a batch."""
         return parts[0]
 
 
 class FeatureBatches(ComputedBatches):
-    """What FineTunedFromFeatures takes: its features. Raises VpError for a network that has none before the stage that trains.
+    """The inputs of FineTunedFromFeatures: its features. Raises VpError for a network that has none before the stage that trains.
 
     Numbers of 4 bytes, 2 in half precision. For 50,000 images and ResNet-18: 102 MB under the head, 10 GB before the last stage.
     """
@@ -186,7 +186,7 @@ class FeatureBatches(ComputedBatches):
 
 
 class PrefixBatches(ComputedBatches):
-    """What FastDeepPromptedCLIP takes with a prompt like `prompt`: the tokens that enter its block, or LastBlockInputs.
+    """The inputs of FastDeepPromptedCLIP with a prompt like `prompt`: the tokens that enter its block, or LastBlockInputs.
 
     N L D numbers of 4 bytes, 2 in half precision: 27 MB for 4,000 images of mini-clip, 3.8 GB for 50,000 of ViT-B/32. For the last
     block twice as many where a token of the prompt is read out, else N (3 D + heads), some always of 4 bytes: 3.1 MB and 0.4 GB.

@@ -126,7 +126,7 @@ def time_each(
 
 
 def wait_for_device() -> None:
-    """Return when the device has done what it was given."""
+    """Return when the device has finished its queued work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     elif torch.backends.mps.is_available():
@@ -136,7 +136,7 @@ def wait_for_device() -> None:
 def time_without_and_with_gradients(
     network: nn.Module, images: Tensor, repeats: int, warmup: int = 1, at_most_s: float = float("inf")
 ) -> tuple[Timing, Timing]:
-    """A forward pass under `no_grad` and one that keeps what a backward pass needs, measured in interleaved pairs.
+    """Forward passes under `no_grad` and with saved activations, measured in interleaved pairs.
 
     The output and what was kept for it are freed within the time measured, as they are in use.
     """
@@ -153,7 +153,7 @@ def time_without_and_with_gradients(
 
 
 class MemoryStatistics(Protocol):
-    """What `torch.cuda` tells of its allocator."""
+    """The statistics of torch.cuda's allocator."""
 
     def synchronize(self) -> None: ...
     def reset_peak_memory_stats(self) -> None: ...
@@ -185,7 +185,7 @@ def peak_mib(forward: Callable[[], object], resident: Iterable[Tensor] = (), sta
 
 
 def back_off(step: Callable[[int], T], batch: int) -> tuple[T, int]:
-    """`step(batch)`, or with half the batch as often as memory does not suffice: what it gives, and the batch that fitted.
+    """The result of `step(batch)`, with the batch halved until it fits into memory, and the batch that fitted.
 
     Raises ValueError for a batch below 1, VpError when not even one image fits.
     """
@@ -214,7 +214,7 @@ def back_off(step: Callable[[int], T], batch: int) -> tuple[T, int]:
 
 @dataclass(frozen=True)
 class NetworkCost:
-    """What a network's forward pass costs on one device, without and with gradients. `asked` says which batches were wanted.
+    """The cost of a network's forward pass on one device, without and with gradients. `asked` are the batches that were wanted.
 
     Each measurement knows its own batch, which is smaller than the one asked for where memory did not suffice.
     """

@@ -1,4 +1,4 @@
-"""Activations that several runs share: what cannot change in training is computed once, and addressed by all it depends on."""
+"""Activations that several runs share: frozen ones are computed once, and addressed by everything that they depend on."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _PREFIX: dict[tuple[str, str, int, torch.device], dict[type | None, PrefixBatche
 
 
 def forget_prefixes() -> None:
-    """Give back the memory of what is kept for runs to come; it is computed, or read, again."""
+    """Free the cached prefixes; the next run that needs them computes or reads them again."""
     _PREFIX.clear()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
@@ -71,7 +71,7 @@ def training_prefix(images: ImageSet, clip: FrozenCLIP, prompt: DeepPrompt, devi
 
 
 def address_of(what: str, images: ImageSet, frozen: FrozenCLIP | FineTunedFromFeatures, device: torch.device, **more: Any) -> str:
-    """By which all processes that compute the same, to the bit, find what one of them has computed."""
+    """The address of activations: processes that would compute the same, to the bit, share it."""
     return address(
         what,
         images=images.fingerprint,

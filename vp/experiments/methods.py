@@ -1,4 +1,4 @@
-"""What is learnt on a frozen backbone, one class a method: how its classifier is built and what it takes of images.
+"""Methods, one class each: how a classifier is built on a frozen backbone, and which inputs it takes.
 
 A Run holds one method, and `vp.experiments.perform` asks it for all that differs between methods. A method of your own is a
 subclass of `Method`, a frozen dataclass with its settings as fields: `classifier` is all that it must have.
@@ -49,9 +49,9 @@ def fingerprint_of(name: str, device: torch.device) -> str:
 
 
 class Method:
-    """What a Run needs of a method; the defaults are those of any prompt that takes images.
+    """Everything that a Run needs of a method; the defaults fit any prompt on images.
 
-    A classifier maps what its batches give to logits (B, K). Only parameters that require a gradient train.
+    A classifier maps the inputs in its batches to logits (B, K). Only parameters that require a gradient train.
     """
 
     learns: ClassVar[bool] = True  # False: there is nothing to train
@@ -62,8 +62,8 @@ class Method:
         raise NotImplementedError(f"{type(self).__name__} has no `classifier`: say how it is built")
 
     def training_batches(self, model: Any, images: ImageSet, device: torch.device, *, shared: bool = True) -> Batches:
-        """What the classifier takes of images that every epoch looks at. What cannot change may be computed once, and `shared`
-        with all processes of this machine."""
+        """The classifier's inputs for images that every epoch uses. Frozen activations may be computed once, and `shared` with all
+        processes of this machine."""
         return ImageBatches(images, model.preprocess, device)
 
     def augmented(self, model: Any, images: ImageSet, batches: Batches, device: torch.device) -> Batches:
@@ -71,7 +71,7 @@ class Method:
         return batches
 
     def evaluation_batches(self, model: Any, images: ImageSet, device: torch.device, noise: GaussianNoise | None = None) -> Batches:
-        """What the classifier takes of images that are looked at once: nothing is kept."""
+        """The classifier's inputs for images that are used once: nothing is cached."""
         return ImageBatches(images, model.preprocess, device, noise)
 
     def blocks_passed(self, blocks: int) -> float:
@@ -144,7 +144,7 @@ class DeepTokens(Method):
     scrambled: bool = False
 
     def classifier(self, backbone: str, class_names: tuple[str, ...], template: str, device: torch.device) -> nn.Module:
-        """CLIP with the tokens in its sequence, from what they cannot change."""
+        """CLIP with the tokens in its sequence, computed from the frozen activations before them."""
         clip = clip_of(backbone, device)
         kind = BatchScrambledDeepPrompt if self.scrambled else DeepPrompt
         prompt = kind(self.n, clip.model.visual.transformer.width, self.block, self.position, self.readout)
@@ -191,7 +191,7 @@ class NewHead(Method):
 
     @property
     def from_features(self) -> bool:
-        """Is what enters the first trained module always the same, and worth keeping? The stem before `layer1` costs too little."""
+        """Are the inputs of the first trained module constant, and worth caching? The stem before `layer1` costs too little."""
         return self.statistics == "frozen" and "layer1" not in self.stages
 
     def classifier(self, backbone: str, class_names: tuple[str, ...], template: str, device: torch.device) -> nn.Module:
@@ -228,7 +228,7 @@ class NewHead(Method):
         return "fine-tuning"
 
     def work(self, blocks: int) -> str:
-        """By what trains."""
+        """By the modules that train."""
         return " and ".join(("head", *self.stages)) + f", {self.statistics} statistics"
 
     def keeps(self) -> int:

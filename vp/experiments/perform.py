@@ -56,7 +56,7 @@ def train(run: Run, model: nn.Module, seed: int, device: torch.device, progress:
 
 
 def perform(run: Run, seed: int = 0, device: str = "auto", progress: bool = True, trained: Result | None = None) -> Result:
-    """Train and evaluate `run` from scratch; the store keeps what comes back.
+    """Train and evaluate `run` from scratch; the store keeps the Result.
 
     Seeds are set before the split and the initial values. The validation part of the training images chooses the best epoch;
     test images are looked at once, at the end. A run with `weights_from` needs the Result of that run as `trained`: raises

@@ -60,7 +60,7 @@ class Run:
 
     @property
     def relative_cost(self) -> float:
-        """How long this Run trains beside others of its scale, in passes through one block; 0 for what trains nothing."""
+        """How long this Run trains beside others of its scale, in passes through one block; 0 where nothing trains."""
         return float(self.recipe.epochs * self.method.blocks_passed(SCALES[self.scale].blocks[-1] + 1)) if self.recipe else 0.0
 
     def as_dict(self) -> dict[str, Any]:
@@ -69,14 +69,14 @@ class Run:
         return fields | {"prompt": None, "head": None} | self.method.as_dict()
 
     def canonical(self) -> str:
-        """What the number depends on, as JSON: all fields but the names by which people call it."""
+        """Every setting that the number depends on, as JSON: all fields but names."""
         fields = {key: value for key, value in self.as_dict().items() if key not in ("name", "table", "scale", "weights_from")}
         return json.dumps(fields | {"method": type(self.method).__qualname__}, sort_keys=True)
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came out of a Run for one seed: correctness by image (N,), trained weights, history (as in Fit), cost and provenance."""
+    """The outcome of a Run for one seed: correctness by image (N,), trained weights, history (as in Fit), cost and provenance."""
 
     run: str
     scale: str

@@ -136,7 +136,7 @@ def obtain(run: Run, seed: int = 0, *, device: str = "auto", newer_than: float |
 
 
 def obtain_cost(name: str, device: torch.device, *, newer_than: float | None = None, **settings: Any) -> NetworkCost:
-    """What one of the seven networks costs on this machine: from the store, otherwise measured and stored (report 1.1).
+    """The cost of one of the seven networks on this machine: from the store, otherwise measured and stored (report 1.1).
 
     `settings` are those of `network_cost`, image_px included. Have the device alone (vp.machine.device_lock).
     Machine, device, threads, versions and the code that measures are part of what a stored cost is addressed by.

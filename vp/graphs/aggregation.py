@@ -1,4 +1,4 @@
-"""What a node gathers from its neighbours (report 3.2.a, 3.3.b, 3.3.c): the sum, the mean or the maximum of their embeddings.
+"""Aggregation over a node's neighbours (report 3.2.a, 3.3.b, 3.3.c): the sum, the mean or the maximum of their embeddings.
 
 H (N, d): row v is the embedding h_v of node v. N(v) is row v of A (see vp.graphs.adjacency). Isolated nodes gather zeros.
 A is dense or CSR. Sum and mean are matrices that multiply H; the maximum is not linear in H, so no matrix gives it.

@@ -1,1 +1,1 @@
-"""What a run stands on: errors, folders, devices, seeds, provenance, locks, downloads, files that verify themselves."""
+"""The ground of a run: errors, folders, devices, seeds, provenance, locks, downloads, files that verify themselves."""

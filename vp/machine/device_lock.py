@@ -115,7 +115,7 @@ class SharedDevice:
 
 @contextmanager
 def patiently(lock: FileLock, said: str) -> Iterator[None]:
-    """Hold a lock; who has waited for it a few seconds is told what for."""
+    """Hold a lock; after a few seconds of waiting, say why."""
     try:
         lock.acquire(timeout=SILENT_S)
     except Timeout:

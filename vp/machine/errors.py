@@ -6,7 +6,7 @@ import torch
 
 
 class VpError(Exception):
-    """Something the user can mend: one line that says what was given, what was expected and what to do."""
+    """An error that the user can mend: one line that says what was given, what was expected and what to do."""
 
 
 class NotAvailable(VpError):

@@ -62,7 +62,7 @@ def computing_in(dtype: torch.dtype) -> Iterator[None]:
 
 
 def precision(device: torch.device) -> torch.dtype:
-    """What matrix products are computed in: bfloat16 on a CUDA device that has it, else float16 there; float32 elsewhere."""
+    """The precision of matrix products: bfloat16 on a CUDA device that has it, else float16 there; float32 elsewhere."""
     if chosen := _PRECISION.get():
         return chosen
     if device.type != "cuda":

@@ -1,4 +1,4 @@
-"""Parts of a frozen vision transformer that compute what open_clip's own compute, in less time: the weights are the same tensors.
+"""Faster parts of a frozen vision transformer, equal to open_clip's own, on the same weight tensors.
 
 Patches are embedded by a product, which goes backward in a third of the convolution's time. Attention projects queries, keys and
 values by one product, images first, where `nn.MultiheadAttention` copies to tokens first and back. QuickGELU goes backward by one
@@ -125,7 +125,7 @@ def with_weights_in(dtype: torch.dtype, visual: nn.Module) -> nn.Module:
 
 def faster(model: CLIP) -> CLIP:
     """A copy of `model` on the same parameters and buffers, with these in place of patch embedding and norms of its vision
-    transformer, and of attention and activation in its standard blocks; what is not standard stays."""
+    transformer, and of attention and activation in its standard blocks; other parts stay."""
     copied: CLIP = _on_the_same_tensors(model)
     if type(copied.visual) is VisionTransformer:
         copied.visual.conv1 = PatchEmbedding(copied.visual.conv1)

@@ -172,7 +172,7 @@ class FineTunedFromFeatures(FineTunedNetwork):
         return logits
 
     def features(self, images: Tensor) -> Tensor:
-        """Preprocessed images (B, 3, S, S) to what `forward` takes, without gradients."""
+        """Preprocessed images (B, 3, S, S) to the inputs of `forward`, without gradients."""
         return input_of(self.network.get_submodule(self.first_trained), lambda: self.network(images))
 
     def check(self, images: Tensor) -> None:

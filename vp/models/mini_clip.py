@@ -56,7 +56,7 @@ def new_mini_clip(seed: int = 0) -> CLIP:
 
 
 def random_mini_clip() -> FrozenCLIP:
-    """The miniature CLIP before its pre-training, for what does not depend on weights."""
+    """The miniature CLIP before its pre-training, for work that does not depend on weights."""
     return FrozenCLIP(f"mini-clip/{RANDOM}", new_mini_clip(), mini_tokenizer(), Preprocess(IMAGE_PX), known_tokens())
 
 

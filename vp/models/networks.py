@@ -1,4 +1,4 @@
-"""The seven networks that the report compares, by name, with random weights: what a network costs does not depend on them.
+"""The seven networks that the report compares, by name, with random weights: a network's cost does not depend on them.
 
 Names are those of the libraries that build them: torchvision, and timm for ViT-S/8. Source: report 1.1.
 """

@@ -1,4 +1,4 @@
-"""How the miniature models are pre-trained on the embedded world: what they are shown, and a loop that can be resumed.
+"""Pre-training of the miniature models on the embedded world: the images they see, and a loop that can be resumed.
 
 Step s draws from a random stream of its own, so that a run stopped and resumed gives the same weights as one that ran through.
 """

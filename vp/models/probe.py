@@ -1,4 +1,4 @@
-"""What prompting is compared with: a linear probe on frozen features, and fine-tuning the whole vision tower (report 2.6)."""
+"""The alternatives to prompting: a linear probe on frozen features, and fine-tuning the whole vision tower (report 2.6)."""
 
 from __future__ import annotations
 

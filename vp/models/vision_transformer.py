@@ -64,27 +64,27 @@ def by_head(block: Any, tokens: Tensor) -> Tensor:
 
 
 def attend(block: Any, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """What queries (B, D), one an image, attend to among keys and values (B, L, D): (B, D), before the output projection."""
+    """Attention of queries (B, D), one an image, over keys and values (B, L, D): (B, D), before the output projection."""
     one, keys, values = (by_head(block, tokens) for tokens in (query[:, None], keys, values))
     attended: Tensor = functional.scaled_dot_product_attention(one, keys, values)
     return attended.flatten(1)
 
 
 def after_attention(block: Any, token: Tensor, attended: Tensor) -> Tensor:
-    """The block's output for a token (B, D), from what its query attended to."""
+    """The block's output for a token (B, D), from its attention output."""
     x: Tensor = token + block.ls_1(block.attn.out_proj(attended))
     output: Tensor = x + block.ls_2(block.mlp(block.ln_2(x)))
     return output
 
 
 def image_features(visual: Any, sequence: Tensor) -> Tensor:
-    """The tower's features (B, D') of what comes out of the last block: the sequence, or the one token that is read (B, 1, D)."""
+    """The tower's features (B, D') from the last block's output: the sequence, or the one token that is read (B, 1, D)."""
     pooled: Tensor = visual._pool(sequence)[0]
     return pooled if visual.proj is None else pooled @ visual.proj
 
 
 def features_of_token(visual: Any, token: Tensor, attended: Tensor) -> Tensor:
-    """The tower's features (B, D') of the token that is read out (B, D), from what it attends to in the last block (B, D)."""
+    """The tower's features (B, D') of the token that is read out (B, D), from its attention output in the last block (B, D)."""
     return image_features(visual, after_attention(visual.transformer.resblocks[-1], token, attended)[:, None])
 
 

@@ -1,4 +1,4 @@
-"""What is learnt around a frozen CLIP: visual prompts on its input, deep prompts in its sequence, and the classifiers they make."""
+"""Prompts for a frozen CLIP: visual prompts on its input, deep prompts in its sequence, and the classifiers they make."""
 
 from vp.prompts.deep import BatchScrambledDeepPrompt, DeepPrompt, DeepPromptedCLIP, FastDeepPromptedCLIP
 from vp.prompts.prompted import PromptedCLIP

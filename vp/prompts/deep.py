@@ -3,8 +3,8 @@
 B images, L tokens of the backbone (class token, then patches), n prompt tokens, D the width, k the block (0-based).
 
 `DeepPromptedCLIP` is the definition: the frozen CLIP's own blocks run in turn, with the tokens inserted before block k and
-taken out after the last. `FastDeepPromptedCLIP` computes the same from what the tokens cannot change: the activations before
-block k, and in the last block everything but the token that is read out. tests/test_2_3_deep_prompts.py proves them equal.
+taken out after the last. `FastDeepPromptedCLIP` computes the same from cached activations, those before block k, and in the last
+block it computes the token that is read out only. tests/test_2_3_deep_prompts.py proves them equal.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class DeepPrompt(nn.Module):
         return {"front": 0, "after_class": 1, "back": length}[self.position]
 
     def for_batch(self, tokens: Tensor, batch: int) -> Tensor:
-        """What each image gets: values of the n tokens (n, D) to (B, n, D), the same for every image."""
+        """The tokens of each image: values of the n tokens (n, D) to (B, n, D), the same for every image."""
         return tokens.expand(batch, -1, -1)
 
     def insert(self, sequence: Tensor) -> Tensor:
@@ -171,7 +171,7 @@ def tokens_before_block(clip: FrozenCLIP, images: Tensor, block: int) -> Tensor:
 
 @dataclass(frozen=True)
 class KeysAndValues:
-    """What the last block needs of an image where a prompt token is read out: keys and values of its L tokens (B, L, D)."""
+    """The last block's inputs of an image where a prompt token is read out: keys and values of its L tokens (B, L, D)."""
 
     keys: Tensor
     values: Tensor
@@ -179,7 +179,7 @@ class KeysAndValues:
 
 @dataclass(frozen=True)
 class ClassTokenInputs:
-    """What the last block needs of an image where its class token is read out: the image's L tokens count as one.
+    """The last block's inputs of an image where its class token is read out: the image's L tokens count as one.
 
     A softmax over the scores of L + n tokens is one over 1 + n: the L have log(sum of exp(score)) as their common score (B, heads),
     and what the class token attends to among them as their common value (B, D).
@@ -202,7 +202,7 @@ def last_block_kind(clip: FrozenCLIP, prompt: DeepPrompt) -> type[LastBlockInput
 
 
 def last_block_inputs(clip: FrozenCLIP, sequence: Tensor, kind: type[LastBlockInputs]) -> LastBlockInputs:
-    """What prompts cannot change of the tokens (B, L, D) that enter the last block, of either kind."""
+    """The part of the last block that no prompt changes, from the tokens (B, L, D) that enter it, of either kind."""
     block = clip.visual.transformer.resblocks[-1]
     with torch.no_grad():
         keys, values = keys_and_values(block, sequence)

@@ -34,7 +34,7 @@ class PromptedCLIP(nn.Module):
 
     @property
     def preprocess(self) -> Preprocess:
-        """From pixels to what the frozen CLIP takes."""
+        """The frozen CLIP's preprocessing of pixels."""
         return self.clip.preprocess
 
     def forward(self, images: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""What the report states, what was measured, and the page that shows both."""
+"""The report's statements, the numbers measured here, and the page that shows both."""

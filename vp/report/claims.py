@@ -25,7 +25,7 @@ NOT_PART = "not part of this run, or did not finish"
 
 
 class Kind(StrEnum):
-    """What decides a claim: a proof, numbers against expectations, paired tests, measured costs; or nothing (argued)."""
+    """The evidence for a claim: a proof, numbers against expectations, paired tests, measured costs; or nothing (argued)."""
 
     THEOREM = "theorem"
     ACCURACY = "accuracy"
@@ -141,7 +141,7 @@ class Link:
 
 
 def fill_in(claim: str, parameters: Mapping[str, object]) -> str:
-    """The id that a marker names, {name} replaced by that parameter of the test; what is no parameter stays as it is."""
+    """The id that a marker names, {name} replaced by that parameter of the test; other braces stay."""
     return re.sub(r"\{(\w+)\}", lambda found: str(parameters.get(found[1], found[0])), claim)
 
 
@@ -229,7 +229,7 @@ def judge_claims(
     run_names: Iterable[str],
     numbers_elsewhere: str = "",
 ) -> list[Judgement]:
-    """One Judgement a claim, from what tests recorded.
+    """One Judgement a claim, from the entries that tests recorded.
 
     A claim is as good as the worst that decides it: contradicted by one test that refutes it; otherwise NOT RUN when one of its
     tests was skipped, deselected, broke off or did not finish. Orderings of one family are judged together, by Holm's
@@ -303,7 +303,7 @@ def _sum_up(claim: Claim, found: Sequence[_Finding], links: tuple[Link, ...], ru
 
 
 def fails_its_test(verdict: Verdict, known_failure: str) -> bool:
-    """Known failures are strict: what is contradicted must be listed, and what is listed must not hold."""
+    """Known failures are strict: a contradicted claim must be listed, and a listed claim must not hold."""
     return verdict in (Verdict.REPRODUCED, Verdict.CORRECTED) if known_failure else verdict is Verdict.CONTRADICTED
 
 
@@ -406,5 +406,5 @@ def _adjust(judged: Sequence[Entry], claims: Mapping[str, Claim]) -> list[Entry]
 
 
 def family_size(family: str, claims: Mapping[str, Claim]) -> int:
-    """How many orderings the ledger lists for a family, which is what Holm's correction is over."""
+    """How many orderings the ledger lists for a family: the size of Holm's correction."""
     return sum(claim.family == family for claim in claims.values())

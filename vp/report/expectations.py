@@ -144,7 +144,7 @@ def load_known_failures(root: Path, scale: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class ReadOff:
-    """What the report's figures show of one network: ms for a batch of 8, peak MiB at a batch of 64 without and with gradients."""
+    """One network in the report's figures: ms for a batch of 8, peak MiB at a batch of 64 without and with gradients."""
 
     ms_per_batch: float
     peak_mib_without: float
@@ -280,7 +280,7 @@ def faster_verdict(median_ratio: float, p_value: float) -> Verdict:
 
 
 def repeated_verdict(times: int, repeats: int) -> Verdict:
-    """What holds in (nearly) all repeats of a measurement is reproduced, in (nearly) none contradicted."""
+    """A statement that holds in (nearly) all repeats of a measurement is reproduced, in (nearly) none contradicted."""
     share = times / repeats
     if share >= 1 - SIGNIFICANCE:
         return Verdict.REPRODUCED

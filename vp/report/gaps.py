@@ -77,7 +77,7 @@ def climb(run: Run, trained: Result | None, expectation: Expectation, device: st
 
 
 def in_words(rungs: list[Rung]) -> str:
-    """What the ladder says, in a sentence."""
+    """The ladder's outcome, in a sentence."""
     closing = [f"{rung.setting} ({rung.value:.2f})" for rung in rungs if rung.closes]
     if closing:
         return f"The gap closes with: {'; '.join(closing)}."

@@ -1,4 +1,4 @@
-"""What runs of `.ci/gpu` measured on GPUs: expectations/full/measured.toml, one [[gpu]] a device.
+"""Measurements of GPUs by `.ci/gpu`: expectations/full/measured.toml, one [[gpu]] a device.
 
 Nothing is held to these numbers: README and the writeup show them, with device, date and commit.
 """
@@ -28,7 +28,7 @@ class MeasuredNetwork:
 
 @dataclass(frozen=True)
 class MeasuredGpu:
-    """What one device showed. `images_per_s`, `share_of_matrix_rate` and `seconds` are those of `python -m vp bench`."""
+    """The measurements of one device. `images_per_s`, `share_of_matrix_rate` and `seconds` are those of `python -m vp bench`."""
 
     device: str
     date: str

@@ -37,7 +37,7 @@ def _side_stream() -> torch.cuda.Stream:
 
 
 def cuda_graph(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """Record what `step` launches: what comes back launches the same again, and gives back the same tensor with new values."""
+    """Record the kernels of `step`. The function that comes back replays them and returns the same tensor with new values."""
     before, stream, graph = torch.cuda.current_stream(), _side_stream(), torch.cuda.CUDAGraph()
     try:
         stream.wait_stream(before)

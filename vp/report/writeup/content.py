@@ -1,4 +1,4 @@
-"""What the writeup says, as plain values in the order of the report: for readers as a page, for machines as JSON (--results).
+"""The writeup's content, as plain values in the order of the report: for readers as a page, for machines as JSON (--results).
 
 Tests record plain dictionaries ("entries"), which travel from xdist workers to the controller; here they become one results
 chapter: counts of verdicts, then the claims, tables and figures of each section, then the tests.
@@ -31,7 +31,7 @@ Content = dict[str, Any]
 
 @dataclass(frozen=True)
 class Sources:
-    """What the writeup is made from, besides the entries: the runs and numbers of a scale, and what is said of this run."""
+    """The sources of the writeup besides the entries: runs and numbers of a scale, and a description of this run."""
 
     runs: Mapping[str, Run]
     report: Mapping[str, Expectation] = field(default_factory=dict)  # the report's own values by run

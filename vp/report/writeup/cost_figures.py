@@ -153,7 +153,7 @@ def _whiskers(ax: Axes, spreads: Sequence[Spread], places: Sequence[float], colo
 def gradient_memory(
     parts: Mapping[str, Sequence[float]], marks: Mapping[str, tuple[Sequence[float], str]], labels: Sequence[str]
 ) -> Figure:
-    """MiB at a batch of 64: stacked bars of what must be there, and marks of measured peaks (values, marker): figure 4."""
+    """MiB at a batch of 64: stacked bars of the least that is needed, and marks of measured peaks (values, marker): figure 4."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.4, 3.4), layout="constrained")
         ax = figure.subplots()

@@ -1,6 +1,6 @@
 """The writeup as HTML, at the top of the pytest-html report. Everything that comes from outside is escaped.
 
-It needs no script: what is folded away opens by itself, and pytest's own table, which is made by a script, comes last.
+It needs no script: folded parts open by themselves, and pytest's own table, which is made by a script, comes last.
 """
 
 from __future__ import annotations
