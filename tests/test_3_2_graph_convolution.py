@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -41,12 +42,15 @@ FORMS = {form.__name__: form for form in (graph_convolution, graph_convolution_b
 
 
 @pytest.fixture(scope="module")
-def pyg() -> ModuleType:
-    """PyTorch Geometric, whose import uses a deprecated part of torch."""
+def pyg(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
+    """PyTorch Geometric, whose import uses a deprecated part of torch, and which leaves the code that it makes in a temporary
+    folder: pytest's, while the fixture lasts."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".torch\.jit\.script. is (deprecated|not supported)")
         import torch_geometric.nn
-    return torch_geometric.nn
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("pyg")))
+        yield torch_geometric.nn
 
 
 def for_pyg(A: Tensor) -> Tensor:
@@ -354,6 +358,15 @@ def test_shapes_that_do_not_fit_are_refused(form: Callable[..., Tensor], shapes:
     """A layer names the shapes given and expected."""
     with pytest.raises(ValueError, match=complaint):
         form(*(torch.zeros(shape) for shape in shapes))
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_arrays_in_place_of_tensors_are_refused(form: Callable[..., Tensor]) -> None:
+    """An array of numpy in place of H, W or B is named, with what to give."""
+    A, H, W, B = adjacency_matrix(nx.path_graph(3)).float(), torch.ones(3, 2), torch.ones(2, 2), torch.ones(2, 2)
+    for name, layer in (("H", (A, H.numpy(), W, B)), ("W", (A, H, W.numpy(), B)), ("B", (A, H, W, B.numpy()))):
+        with pytest.raises(TypeError, match=rf"^{name} is a ndarray: expected a tensor, for instance torch.as_tensor\({name}\)$"):
+            form(*layer)
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)

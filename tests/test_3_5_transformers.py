@@ -345,6 +345,10 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         attention_matrix(Q, Q, torch.ones(2, 3, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"mask is \(3, 3\) of torch.float32"):
         attention_matrix(Q, Q, torch.ones(3, 3))
+    with pytest.raises(TypeError, match="K is a ndarray: expected a tensor"):
+        attention_matrix(Q, Q.numpy())
+    with pytest.raises(TypeError, match="H is a ndarray: expected a tensor"):
+        self_attention(Q.numpy(), *torch.zeros(3, 2, 2))
     for wrong, name in enumerate(("W_q", "W_k", "W_v")):
         weights = [torch.zeros(2, 5 if place == wrong else 2) for place in range(3)]
         with pytest.raises(ValueError, match=rf"^{name} is \(2, 5\) and H \(3, 2\): expected \(d_out, d\) and \(N, d\)$"):

@@ -68,6 +68,13 @@ def in_a_new_process(*words: str) -> str:
     return done.stdout
 
 
+def test_list_imports_no_library_of_models() -> None:
+    """The list of runs is there in seconds: libraries of models, statistics and figures are imported where they are needed."""
+    slow = {"torchvision", "open_clip", "timm", "scipy.stats", "matplotlib"}
+    code = f"import sys; from vp.__main__ import main; main(['list', '--json']); sys.exit(bool({slow} & set(sys.modules)))"
+    assert '"padding-10"' in in_a_new_process("-c", code)
+
+
 def test_importing_vp_imports_no_torch() -> None:
     """`import vp` is instant: it brings in neither torch nor numpy."""
     assert in_a_new_process("-c", "import sys, vp; print({'torch', 'numpy'} & set(sys.modules))") == "set()\n"

@@ -49,7 +49,7 @@ from vp.commands.bench import TABLES, bars, bench, duration, measure, project, w
 from vp.commands.doctor import examine
 from vp.commands.fetch import fetch, needed, piece
 from vp.data import ImageSet, Preprocess, generate_cifar, load_cifar, load_images, union
-from vp.data.cifar import CLASS_NAMES, READERS
+from vp.data.cifar import CLASS_NAMES, readers
 from vp.data.preprocess import CLIP_STD
 from vp.evaluation import ImageBatches, PrefixBatches, predict
 from vp.evaluation.batches import CACHE_GIB, ComputedBatches, NotKeptWarning, cache_bytes
@@ -62,7 +62,7 @@ from vp.machine.errors import NotAvailable, OutOfMemory, VpError
 from vp.machine.runtime import device_share, mixed_precision, own_random_stream, precision
 from vp.models import FineTunedFromFeatures, FineTunedNetwork, FrozenCLIP, LinearProbe, cosine_logits, load_clip, load_network
 from vp.models.loading import preprocess_of
-from vp.models.mini_clip import mini_tokenizer, new_mini_clip
+from vp.models.mini_clip import IMAGE_PX, mini_tokenizer, new_mini_clip
 from vp.models.weights import check_clip_name, clip_source, find_clip_weights, note_checksum, weights_are_whole
 from vp.prompts import BatchScrambledDeepPrompt, DeepPrompt, DeepPromptedCLIP, FastDeepPromptedCLIP, PromptedCLIP
 from vp.prompts.deep import Readout
@@ -263,12 +263,12 @@ def test_logits_keep_their_precision() -> None:
 
 @pytest.fixture(scope="module")
 def clip() -> FrozenCLIP:
-    return FrozenCLIP("mini-clip, random weights", new_mini_clip(), mini_tokenizer(), Preprocess(40))
+    return FrozenCLIP("mini-clip, random weights", new_mini_clip(), mini_tokenizer(), Preprocess(IMAGE_PX))
 
 
 def test_heads_keep_their_precision(clip: FrozenCLIP) -> None:
     """A new head gives float32 logits in a region of mixed precision, those of its own weights and of the features it is given."""
-    network, images = load_network("mini-resnet/random"), tensor(0, 6, 3, 40, 40)
+    network, images = load_network("mini-resnet/random"), tensor(0, 6, 3, IMAGE_PX, IMAGE_PX)
     whole, split, probe = FineTunedNetwork(network, 10), FineTunedFromFeatures(network, 10), LinearProbe(clip, 10)
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         features = split.features(images)
@@ -289,7 +289,7 @@ def test_deep_prompts_train_in_mixed_precision(
 ) -> None:
     """In either half precision deep prompts give nearly the logits of float32, and train, from what is kept of the prefix."""
     torch.manual_seed(0)
-    images = ImageSet("some", "train", pixels(0, 8, 3, 40, 40), torch.arange(8) % 2, ("red", "blue"))
+    images = ImageSet("some", "train", pixels(0, 8, 3, IMAGE_PX, IMAGE_PX), torch.arange(8) % 2, ("red", "blue"))
     model = FastDeepPromptedCLIP(clip, images.class_names, prompt=DeepPrompt(4, 64, block, "front", readout))
     exact = DeepTokens(4, block, "front", readout).training_batches(model, images, CPU)
     inputs, labels = exact[torch.arange(8)]
@@ -319,7 +319,7 @@ def test_attention_is_fused(clip: FrozenCLIP, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(
         "torch.nn.functional.scaled_dot_product_attention", lambda *args, **named: calls.append(1) or fused(*args, **named)
     )
-    clip.encode_image(torch.zeros(1, 3, 40, 40, requires_grad=True))
+    clip.encode_image(torch.zeros(1, 3, IMAGE_PX, IMAGE_PX, requires_grad=True))
     assert len(calls) == 12
 
 
@@ -328,7 +328,7 @@ def test_attention_is_fused(clip: FrozenCLIP, monkeypatch: pytest.MonkeyPatch) -
 def test_a_gpu_gives_the_logits_of_the_cpu(block: int, clip: FrozenCLIP) -> None:
     """In its own precision a GPU gives nearly the logits of the CPU, zero-shot and with a deep prompt, from what is kept there."""
     torch.manual_seed(0)
-    images = ImageSet("some", "test", pixels(0, 8, 3, 40, 40), torch.arange(8) % 2, ("red", "blue"))
+    images = ImageSet("some", "test", pixels(0, 8, 3, IMAGE_PX, IMAGE_PX), torch.arange(8) % 2, ("red", "blue"))
     prompt, gpu = DeepPrompt(4, 64, block), torch.device("cuda")
     logits: dict[torch.device, list[Tensor]] = {}
     for device in (CPU, gpu):
@@ -717,12 +717,12 @@ def stand_ins() -> Path:
 def test_stand_ins_are_read_in_a_rehearsal_only(stand_ins: Path, tmp_path: Path) -> None:
     """A folder that brings checksums of its own is not believed, for its pickles might run code: only CIFAR's own are opened."""
     elsewhere = stand_ins.rename(tmp_path / "handed-over")
-    for name in READERS:
+    for name in CLASS_NAMES:
         with pytest.raises(NotAvailable, match=f"{name} is truncated or damaged"):
             load_cifar(name, "test", elsewhere)
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", CLASS_NAMES)
 def test_stand_ins_are_read_like_cifar_and_say_what_they_are(name: str, stand_ins: Path) -> None:
     """Generated images in CIFAR's format come through torchvision's reader and checksums, and are named as generated."""
     for split, count in (("train", 100), ("test", 30)):
@@ -761,7 +761,7 @@ def published(server: Server, stand_ins: Path, monkeypatch: pytest.MonkeyPatch) 
         tar.add(stand_ins / "cifar-10-batches-py", arcname="cifar-10-batches-py")
     generated = vp.data.cifar._reader("cifar10", stand_ins)
     names = {"url": f"{server.url}.tar.gz", "tgz_md5": hashlib.md5(archive.getvalue()).hexdigest()}
-    monkeypatch.setitem(READERS, "cifar10", type("Published", (generated,), names))
+    monkeypatch.setitem(readers(), "cifar10", type("Published", (generated,), names))
     server.files["/file.tar.gz"] = archive.getvalue()
     server.most = len(archive.getvalue())
     return archive.getvalue()
@@ -893,7 +893,7 @@ def test_fetch_brings_data_where_runs_look_for_it(tmp_path: Path, monkeypatch: p
     """With VP_DATA set, CIFAR is looked for there, by runs and by fetch."""
     monkeypatch.setenv("VP_DATA", str(tmp_path / "elsewhere"))
     assert main(["fetch", "cifar10"]) == 0
-    assert (tmp_path / "elsewhere" / READERS["cifar10"].filename).is_file()
+    assert (tmp_path / "elsewhere" / readers()["cifar10"].filename).is_file()
     assert main(["fetch", "cifar10"]) == 0
     assert capsys.readouterr().out.splitlines()[-2] == "cifar10: here already"
 
@@ -922,7 +922,7 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(vp.machine.downloads, "urlopen", refuse)
     monkeypatch.setattr(vp.commands.fetch, "hf_hub_download", hub)
-    monkeypatch.setattr("vp.models.weights.try_to_load_from_cache", lambda *_, **__: None)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: None)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: "nowhere")
     for name in vp.machine.downloads.OFFLINE:
         monkeypatch.delenv(name, raising=False)
@@ -970,7 +970,7 @@ def test_damaged_clip_weights_name_the_command_that_cures(tmp_path: Path, monkey
     """A weights file that an interrupted copy left half is NOT RUN, not a trace."""
     blob = tmp_path / hashlib.sha256(b"whole").hexdigest()
     blob.write_bytes(b"half")
-    monkeypatch.setattr("vp.models.weights.try_to_load_from_cache", lambda *_, **__: str(blob))
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: str(blob))
     monkeypatch.setattr(open_clip, "create_model", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("header too large")))
     with pytest.raises(NotAvailable, match=r"truncated or altered, its checksum is wrong: delete it and run `python -m vp fetch"):
         load_clip("ViT-B-32-quickgelu/openai")
@@ -992,8 +992,8 @@ def test_weights_are_read_from_their_file(tmp_path: Path, monkeypatch: pytest.Mo
     """What is loaded computes what the model computed whose weights were saved, and random weights something else."""
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", TINY)
     monkeypatch.setattr(open_clip, "list_pretrained_tags_by_model", lambda _: ["own"])
-    monkeypatch.setattr("vp.models.weights.get_pretrained_cfg", lambda *_: {"hf_hub": "somebody/tiny/weights.safetensors"})
-    monkeypatch.setattr("vp.models.weights.try_to_load_from_cache", lambda *_, **__: str(tmp_path / "weights.safetensors"))
+    monkeypatch.setattr("open_clip.pretrained.get_pretrained_cfg", lambda *_: {"hf_hub": "somebody/tiny/weights.safetensors"})
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: str(tmp_path / "weights.safetensors"))
     torch.manual_seed(1)
     saved = open_clip.create_model("tiny").eval()
     save_file(saved.state_dict(), tmp_path / "weights.safetensors")
@@ -1229,7 +1229,7 @@ def test_preprocessing_follows_the_models_records(
 @pytest.mark.parametrize(("size", "mode"), [((224, 112), "shortest"), ((224, 224), "longest")])
 def test_preprocessing_that_is_not_built_is_refused(size: tuple[int, int], mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Images that are not square, or resized by their longest side, are refused with what would do."""
-    monkeypatch.setattr("vp.models.loading.get_pretrained_cfg", lambda *_: {"resize_mode": mode})
+    monkeypatch.setattr("open_clip.pretrained.get_pretrained_cfg", lambda *_: {"resize_mode": mode})
     expected = rf"ViT-B-32/openai takes images of \({size[0]}, {size[1]}\) px, resized by '{mode}': give a model of square images "
     with pytest.raises(VpError, match=f"^{expected}that resizes by shortest or squash$"):
         preprocess_of(SimpleNamespace(visual=SimpleNamespace(image_size=size)), "ViT-B-32", "openai")

@@ -13,7 +13,7 @@ from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from vp.data import data_root
-from vp.data.cifar import READERS, load_cifar, unpack
+from vp.data.cifar import CLASS_NAMES, load_cifar, readers, unpack
 from vp.experiments import SCALES
 from vp.machine.downloads import DownloadFailed, check_network, download, matches, offline_because, weights_folder
 from vp.machine.errors import NotAvailable, VpError
@@ -56,7 +56,7 @@ def piece(name: str) -> Piece:
         raise VpError(f"{name} ships with the package, there is nothing to fetch: give one of {', '.join(needed())}")
     if name.endswith(f"/{RANDOM}"):
         raise VpError(f"{name} has random weights, there is nothing to fetch: give one of {', '.join(needed())}")
-    if name in READERS:
+    if name in CLASS_NAMES:
         root = data_root()
         return Piece(name, root, lambda: _cifar_is_here(name, root), lambda: _bring_cifar(name, root))
     if is_network(name):
@@ -98,7 +98,7 @@ def _cifar_is_here(name: str, root: Path) -> bool:
 
 
 def _bring_cifar(name: str, root: Path) -> None:
-    reader = READERS[name]
+    reader = readers()[name]
     archive = root / reader.filename
     download(reader.url, archive, f"md5:{reader.tgz_md5}")
     unpack(archive)

@@ -11,21 +11,22 @@ import pickle
 import tarfile
 import warnings
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from filelock import FileLock
-from torchvision.datasets import CIFAR10, CIFAR100
-from torchvision.datasets.utils import check_integrity
 
 from vp.data.images import ImageSet
 from vp.data.pictures import is_hidden, list_pictures, load_class_folders
 from vp.machine.errors import NotAvailable
 from vp.machine.home import home
 
-READERS: dict[str, type[CIFAR10]] = {"cifar10": CIFAR10, "cifar100": CIFAR100}
+if TYPE_CHECKING:
+    from torchvision.datasets import CIFAR10
+
 CLASS_NAMES = {
     "cifar10": tuple("airplane automobile bird cat deer dog frog horse ship truck".split()),
     "cifar100": tuple(
@@ -42,6 +43,14 @@ LABELS = {"cifar10": "labels", "cifar100": "fine_labels"}
 GENERATED = "generated.json"  # checksums of stand-ins, beside them: what they are can never be mistaken
 REHEARSAL = "rehearsal"  # below VP_HOME: the only place where stand-ins are read
 CURE = "run `python -m vp fetch`, or give --data a folder that has it"
+
+
+@cache
+def readers() -> dict[str, type[CIFAR10]]:
+    """torchvision's readers by name of the set; importing torchvision takes seconds, so that it waits until one is needed."""
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    return {"cifar10": CIFAR10, "cifar100": CIFAR100}
 
 
 def load_cifar(name: str, split: str, root: Path) -> ImageSet:
@@ -61,7 +70,7 @@ def load_cifar(name: str, split: str, root: Path) -> ImageSet:
 
 def files_of_cifar(name: str, split: str, root: Path) -> list[Path]:
     """What `load_cifar` would look at, files and folders; none where nothing is. Raises NotAvailable where they are not CIFAR's."""
-    reader = READERS[name]
+    reader = readers()[name]
     published = [root / reader.filename, root / GENERATED, *(root / reader.base_folder).glob("*")]
     if found := sorted(path for path in published if path.is_file()):
         return found
@@ -71,7 +80,7 @@ def files_of_cifar(name: str, split: str, root: Path) -> list[Path]:
 
 def _reader(name: str, root: Path) -> type[CIFAR10]:
     """torchvision's class, or one with the checksums of the stand-ins that `generate_cifar` put there, for a rehearsal."""
-    reader = READERS[name]
+    reader = readers()[name]
     if not root.resolve().is_relative_to((home() / REHEARSAL).resolve()):  # a pickle may run code: any other has to be CIFAR's
         return reader
     try:
@@ -94,6 +103,8 @@ def _load_published(reader: type[CIFAR10], name: str, split: str, root: Path) ->
         archive = root / reader.filename
         if not archive.exists():
             raise NotAvailable(f"{name} is truncated or damaged in {root / reader.base_folder}: {CURE}") from None
+        from torchvision.datasets.utils import check_integrity
+
         if not check_integrity(str(archive), reader.tgz_md5):
             raise NotAvailable(f"{archive} is truncated or damaged, its checksum is not that of {name}: {CURE}") from None
         unpack(archive)
@@ -101,7 +112,7 @@ def _load_published(reader: type[CIFAR10], name: str, split: str, root: Path) ->
     pixels = torch.from_numpy(np.ascontiguousarray(source.data)).permute(0, 3, 1, 2).contiguous()
     labels = torch.tensor(source.targets, dtype=torch.int64)
     names = tuple(class_name.replace("_", " ") for class_name in source.classes)
-    kind = "published files, checksums verified by torchvision" if reader is READERS[name] else "GENERATED stand-ins, not CIFAR"
+    kind = "published files, checksums verified by torchvision" if reader is readers()[name] else "GENERATED stand-ins, not CIFAR"
     return ImageSet(name, split, pixels, labels, names, source=f"{name}: {kind}")
 
 
@@ -171,7 +182,7 @@ def generate_cifar(root: Path, train: int = 50_000, test: int = 10_000, seed: in
         if manifest.exists() and json.loads(manifest.read_text(encoding="utf-8"))["wanted"] == wanted:
             return
         manifest.unlink(missing_ok=True)
-        sums = {name: _generate(root, name, train, test, seed) for name in READERS}
+        sums = {name: _generate(root, name, train, test, seed) for name in CLASS_NAMES}
         temporary = manifest.with_suffix(".part")
         temporary.write_text(json.dumps({"wanted": wanted} | sums, indent=1), encoding="utf-8")
         temporary.replace(manifest)
@@ -179,7 +190,7 @@ def generate_cifar(root: Path, train: int = 50_000, test: int = 10_000, seed: in
 
 def _generate(root: Path, name: str, train: int, test: int, seed: int) -> dict[str, str]:
     """The files of one dataset; gives back their MD5 sums, which is what torchvision verifies."""
-    reader, classes = READERS[name], CLASS_NAMES[name]
+    reader, classes = readers()[name], CLASS_NAMES[name]
     folder = root / reader.base_folder
     folder.mkdir(exist_ok=True)
     stream = np.random.default_rng((seed, len(classes)))

@@ -10,7 +10,7 @@ import PIL
 import torch
 from torch import Tensor
 
-from vp.data.cifar import READERS, files_of_cifar, load_cifar
+from vp.data.cifar import CLASS_NAMES, files_of_cifar, load_cifar
 from vp.data.images import ImageSet, union
 from vp.data.pictures import load_class_folders
 from vp.data.world import WORLD_NAMES, world
@@ -50,13 +50,13 @@ def _load(name: str, split: str, root: Path, limit: int | None) -> ImageSet:
         return _load(name, split, root, None).sample(limit)
     if name in WORLD_NAMES:
         return world(name, split)
-    if name in READERS:
+    if name in CLASS_NAMES:
         return _decoded_once(name, split, root)
     folder = Path(name)
     if folder.is_dir():
         divided = any((folder / part).is_dir() for part in SPLITS)
         return load_class_folders(folder / split if divided else folder, name=folder.name, split=split)
-    raise VpError(f"no dataset {name!r}: give one of {', '.join((*WORLD_NAMES, *READERS))} or a folder of class folders")
+    raise VpError(f"no dataset {name!r}: give one of {', '.join((*WORLD_NAMES, *CLASS_NAMES))} or a folder of class folders")
 
 
 def _decoded_once(name: str, split: str, root: Path) -> ImageSet:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, variance
 
+import scipy
 import torch
-from scipy import stats
 from torch import Tensor
 
 
@@ -19,7 +19,7 @@ def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple
     """
     if not 0 <= correct <= total or total == 0:
         raise ValueError(f"{correct} correct of {total}: expected 0 <= correct <= total and a total above 0")
-    interval = stats.binomtest(correct, total).proportion_ci(confidence, method="wilson")
+    interval = scipy.stats.binomtest(correct, total).proportion_ci(confidence, method="wilson")
     return float(interval.low), float(interval.high)
 
 
@@ -47,7 +47,7 @@ def paired_test(first: Tensor, second: Tensor) -> PairedTest:
     difference = torch.atleast_2d(first).sum(0) - torch.atleast_2d(second).sum(0)
     first_better, second_better = int((difference > 0).sum()), int((difference < 0).sum())
     decided = first_better + second_better
-    p_value = float(stats.binomtest(first_better, decided).pvalue) if decided else 1.0
+    p_value = float(scipy.stats.binomtest(first_better, decided).pvalue) if decided else 1.0
     return PairedTest(first_better, second_better, float(difference.sum()) / first.numel(), p_value)
 
 
@@ -69,7 +69,7 @@ def contrast_test(*groups: Tensor) -> ContrastTest:
         raise ValueError(f"groups have shapes {[tuple(group.shape) for group in groups]}: expected (N,) each, N of at least 2")
     estimate = sum(float(group.mean()) for group in groups)
     error = math.sqrt(sum(float(group.var()) / len(group) for group in groups))
-    p_value = 2 * float(stats.norm.sf(abs(estimate) / error)) if error else float(estimate == 0)
+    p_value = 2 * float(scipy.stats.norm.sf(abs(estimate) / error)) if error else float(estimate == 0)
     return ContrastTest(estimate, p_value)
 
 
@@ -106,7 +106,7 @@ def seed_spread(values: Sequence[float], confidence: float = 0.95) -> SeedSpread
     if len(values) < 2 or not all(map(math.isfinite, values)):
         raise ValueError(f"{list(values)} says nothing about spread: give finite values of at least two seeds")
     mean, std = fmean(values), math.sqrt(variance(values))
-    half = float(stats.t.ppf(0.5 + confidence / 2, len(values) - 1)) * std / math.sqrt(len(values))
+    half = float(scipy.stats.t.ppf(0.5 + confidence / 2, len(values) - 1)) * std / math.sqrt(len(values))
     return SeedSpread(mean, std, (mean - half, mean + half))
 
 
@@ -137,9 +137,9 @@ def correlation(x: Sequence[float], y: Sequence[float], confidence: float = 0.95
     for name, values in (("first", x), ("second", y)):
         if any(len({*values[:i], *values[i + 1 :]}) == 1 for i in range(len(values))):
             raise ValueError(f"r is not defined: the {name} values {list(values)} are constant, or are so without one of them")
-    whole = stats.pearsonr(x, y)
+    whole = scipy.stats.pearsonr(x, y)
     interval = whole.confidence_interval(confidence)
-    without = [float(stats.pearsonr([*x[:i], *x[i + 1 :]], [*y[:i], *y[i + 1 :]]).statistic) for i in range(len(x))]
+    without = [float(scipy.stats.pearsonr([*x[:i], *x[i + 1 :]], [*y[:i], *y[i + 1 :]]).statistic) for i in range(len(x))]
     return Correlation(float(whole.statistic), (float(interval.low), float(interval.high)), tuple(without))
 
 
@@ -150,12 +150,12 @@ def signed_rank_test(ratios: Sequence[float]) -> tuple[float, float]:
     """
     if not ratios or not all(0 < ratio < math.inf for ratio in ratios) or {*ratios} == {1}:
         raise ValueError(f"ratios {list(ratios)}: give finite values above 0, not all of them 1")
-    return median(ratios), float(stats.wilcoxon([math.log(ratio) for ratio in ratios]).pvalue)
+    return median(ratios), float(scipy.stats.wilcoxon([math.log(ratio) for ratio in ratios]).pvalue)
 
 
 def above_trend(x: Sequence[float], y: Sequence[float]) -> list[float]:
     """By how much each y lies above the least-squares line of y on x. Raises ValueError when all x are equal."""
-    line = stats.linregress(x, y)
+    line = scipy.stats.linregress(x, y)
     return [float(value - line.intercept - line.slope * at) for at, value in zip(x, y, strict=True)]
 
 
@@ -174,5 +174,5 @@ def prediction_half_width(
             raise ValueError(f"{list(cell)} says nothing about spread: give finite values of at least two seeds")
     freedom = sum(len(cell) - 1 for cell in cells)
     pooled = math.sqrt(sum((len(cell) - 1) * variance(cell) for cell in cells) / freedom)
-    quantile = float(stats.t.ppf(0.5 + confidence / 2, freedom))
+    quantile = float(scipy.stats.t.ppf(0.5 + confidence / 2, freedom))
     return quantile * max(pooled, floor) * math.sqrt(1 + 1 / len(values))

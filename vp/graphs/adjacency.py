@@ -140,6 +140,13 @@ def check_square(A: Tensor | np.ndarray[Any, Any], kinds: type | tuple[type, ...
         raise ValueError(f"A is {tuple(A.shape)}: expected (N, N)")
 
 
+def check_tensors(**given: object) -> None:
+    """TypeError that names the first argument that is no tensor."""
+    for name, value in given.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} is a {type(value).__name__}: expected a tensor, for instance torch.as_tensor({name})")
+
+
 def check_dense(size: int, itemsize: int, advice: str) -> None:
     if size > DENSE_NODES:
         needed = size**2 * itemsize / 2**30

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from vp.graphs.adjacency import Edges, check_square, csr_matrix, degrees, edges_of, offsets, rows_of
+from vp.graphs.adjacency import Edges, check_square, check_tensors, csr_matrix, degrees, edges_of, offsets, rows_of
 
 AGGREGATES = ("sum", "mean", "max")
 
@@ -85,6 +85,7 @@ def gather(messages: Tensor, A: Tensor, edges: Edges, how: str) -> Tensor:
 
 def check_features(A: Tensor, H: Tensor) -> None:
     check_square(A)
+    check_tensors(H=H)
     if H.ndim != 2 or len(H) != len(A) or not H.shape[1] or not H.is_floating_point():
         raise ValueError(
             f"H is {tuple(H.shape)} of {H.dtype}: expected floating-point numbers of shape ({len(A)}, d), a row per node"

@@ -13,7 +13,7 @@ import networkx as nx
 import torch
 from torch import Tensor
 
-from vp.graphs.adjacency import check_square, degrees, edges_of
+from vp.graphs.adjacency import check_square, check_tensors, degrees, edges_of
 from vp.graphs.aggregation import sum_aggregate
 
 
@@ -21,8 +21,10 @@ def attention_matrix(Q: Tensor, K: Tensor, mask: Tensor | None = None) -> Tensor
     """A = softmax(Q K^T / sqrt(d)) over each row; by node: A[v, u] = e_vu / sum_{x in N(v)} e_vx, e_vu = exp(q_v.k_u / sqrt(d)).
 
     Q and K (N, d). mask (N, N) of booleans: True where v may attend to u, the adjacency matrix of who sees whom. Rows of A (N, N)
-    sum to one; a node that may attend to none has a zero row. ValueError: shapes that do not fit, a mask that is not boolean.
+    sum to one; a node that may attend to none has a zero row. TypeError: no tensors. ValueError: shapes that do not fit, a
+    mask that is not boolean.
     """
+    check_tensors(Q=Q, K=K)
     if Q.ndim != 2 or Q.shape != K.shape:
         raise ValueError(f"Q is {tuple(Q.shape)} and K {tuple(K.shape)}: expected both (N, d)")
     scores: Tensor = Q @ K.T / Q.shape[1] ** 0.5
@@ -39,6 +41,7 @@ def self_attention(H: Tensor, W_q: Tensor, W_k: Tensor, W_v: Tensor, mask: Tenso
 
     H (N, d), W_q and W_k (d_k, d), W_v (d_v, d); mask as in `attention_matrix`. ValueError: shapes that do not fit.
     """
+    check_tensors(H=H, W_q=W_q, W_k=W_k, W_v=W_v)
     for name, weight in (("W_q", W_q), ("W_k", W_k), ("W_v", W_v)):
         if H.ndim != 2 or weight.ndim != 2 or weight.shape[1] != H.shape[1]:
             raise ValueError(f"{name} is {tuple(weight.shape)} and H {tuple(H.shape)}: expected (d_out, d) and (N, d)")

@@ -22,7 +22,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from vp.graphs.adjacency import check_dense, degrees, edges_of
+from vp.graphs.adjacency import check_dense, check_tensors, degrees, edges_of
 from vp.graphs.aggregation import check_features, gather, mean_aggregate
 
 Activation = Callable[[Tensor], Tensor]
@@ -95,6 +95,7 @@ def message_passing(
 
 def _check_layer(A: Tensor, H: Tensor, W: Tensor, B: Tensor) -> None:
     check_features(A, H)
+    check_tensors(W=W, B=B)
     width = H.shape[1]
     if W.ndim != 2 or W.shape[1] != width or W.shape != B.shape:
         raise ValueError(f"W is {tuple(W.shape)} and B {tuple(B.shape)}: expected both (d_out, {width}) for H {tuple(H.shape)}")

@@ -7,10 +7,9 @@ open_clip `CLIP` class. Source: report 2.1; Radford et al. 2021.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from open_clip import CLIP, SimpleTokenizer
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -19,6 +18,9 @@ from vp.machine.artifacts import content_hash
 from vp.machine.errors import VpError
 from vp.models.fast_blocks import faster, with_weights_in
 from vp.models.vision_transformer import read_out, reads_one_token, tokens_before
+
+if TYPE_CHECKING:
+    from open_clip import CLIP, SimpleTokenizer
 
 DEFAULT_TEMPLATE = "This is a photo of a {}"
 

@@ -9,14 +9,15 @@ tests/test_2_1_zero_shot.py holds all to open_clip's own: values, and in float32
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from open_clip import CLIP
-from open_clip.transformer import LayerNorm, QuickGELU, ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+if TYPE_CHECKING:
+    from open_clip import CLIP
 
 QUICK = 1.702  # QuickGELU(x) = x sigmoid(1.702 x)
 
@@ -80,7 +81,7 @@ class _SiluOfScaled(torch.autograd.Function):
         return by_scaled
 
 
-class FusedQuickGELU(QuickGELU):  # type: ignore[misc]  # open_clip carries no types
+class FusedQuickGELU(nn.Module):
     """open_clip's QuickGELU, (any shape): one tensor kept for the backward pass instead of two."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,7 +90,7 @@ class FusedQuickGELU(QuickGELU):  # type: ignore[misc]  # open_clip carries no t
         return activated
 
 
-class SamePrecisionLayerNorm(LayerNorm):  # type: ignore[misc]  # open_clip carries no types
+class SamePrecisionLayerNorm(nn.LayerNorm):
     """open_clip's LayerNorm (..., D) that reads and writes the precision of its input, to which weight and bias are rounded, too;
     statistics are float32 within the kernel."""
 
@@ -113,6 +114,8 @@ def _on_the_same_tensors(module: nn.Module) -> Any:
 def with_weights_in(dtype: torch.dtype, visual: nn.Module) -> nn.Module:
     """A copy of a frozen vision tower for autocast to `dtype`: the weights of products, embeddings and norms are cast once, where
     autocast would cast what needs no gradient at every use. The results are the same to the bit."""
+    from open_clip.transformer import VisionTransformer
+
     copied: nn.Module = _on_the_same_tensors(visual)
     for module in copied.modules():
         if isinstance(module, SamePrecisionLayerNorm):  # what enters it may be float32 all the same
@@ -126,6 +129,8 @@ def with_weights_in(dtype: torch.dtype, visual: nn.Module) -> nn.Module:
 def faster(model: CLIP) -> CLIP:
     """A copy of `model` on the same parameters and buffers, with these in place of patch embedding and norms of its vision
     transformer, and of attention and activation in its standard blocks; other parts stay."""
+    from open_clip.transformer import LayerNorm, QuickGELU, ResidualAttentionBlock, VisionTransformer
+
     copied: CLIP = _on_the_same_tensors(model)
     if type(copied.visual) is VisionTransformer:
         copied.visual.conv1 = PatchEmbedding(copied.visual.conv1)

@@ -1,4 +1,4 @@
-"""Backbones by name: CLIPs and networks to fine-tune, full-size or miniature."""
+"""Backbones by name: CLIPs and networks to fine-tune, full-size or miniature; libraries are imported where one is asked for."""
 
 from __future__ import annotations
 
@@ -9,11 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
-import torchvision
-from open_clip import SimpleTokenizer
-from open_clip.pretrained import get_pretrained_cfg
 from torch import Tensor, nn
 
 from vp.data.preprocess import CIFAR100_MEAN, CIFAR100_STD, CLIP_MEAN, CLIP_STD, Preprocess
@@ -22,8 +18,6 @@ from vp.machine.errors import NotAvailable, VpError
 from vp.machine.runtime import own_random_stream
 from vp.models.clip import FrozenCLIP
 from vp.models.fine_tuning import PretrainedNetwork
-from vp.models.mini_clip import load_mini_clip, random_mini_clip
-from vp.models.mini_resnet import PREPROCESS, load_mini_resnet, new_mini_resnet
 from vp.models.weights import (
     RANDOM,
     _torchvision_names,
@@ -41,7 +35,11 @@ def load_clip(name: str, device: torch.device | str = "cpu") -> FrozenCLIP:
     Raises VpError for an unknown name or the wrong activation function, NotAvailable when the weights are not on this machine.
     """
     if name in ("mini-clip", f"mini-clip/{RANDOM}"):
+        from vp.models.mini_clip import load_mini_clip, random_mini_clip
+
         return (random_mini_clip() if name == f"mini-clip/{RANDOM}" else load_mini_clip()).to(device)
+    import open_clip
+
     architecture, tag = check_clip_name(name)
     if tag == RANDOM:
         with own_random_stream(0), _without_log():
@@ -62,7 +60,7 @@ def load_clip(name: str, device: torch.device | str = "cpu") -> FrozenCLIP:
                 f"{weights} is truncated or damaged ({error}): delete it and run `python -m vp fetch {name}`"
             ) from error
     tokenizer = open_clip.get_tokenizer(architecture)
-    if not isinstance(tokenizer, SimpleTokenizer):
+    if not isinstance(tokenizer, open_clip.SimpleTokenizer):
         raise VpError(f"{name} reads text by {type(tokenizer).__name__}: give a model with open_clip's own, such as ViT-B-32")
     return FrozenCLIP(name, model, tokenizer, preprocess_of(model, architecture, tag)).to(device)
 
@@ -80,6 +78,8 @@ def _without_log() -> Iterator[None]:
 
 def preprocess_of(model: Any, architecture: str, tag: str) -> Preprocess:
     """How a model's images are prepared, from open_clip's own records. Raises VpError for a way that is not built here."""
+    from open_clip.pretrained import get_pretrained_cfg
+
     size = model.visual.image_size
     sides = size if isinstance(size, tuple) else (size, size)
     wanted: dict[str, Any] = {"mean": CLIP_MEAN, "std": CLIP_STD, "interpolation": "bicubic", "resize_mode": "shortest"}
@@ -101,15 +101,19 @@ def preprocess_of(model: Any, architecture: str, tag: str) -> Preprocess:
 def load_network(name: str) -> PretrainedNetwork:
     """`mini-resnet`, or `NETWORK/WEIGHTS` of torchvision, e.g. `resnet18/IMAGENET1K_V1`, or `NETWORK/random` to rehearse.
 
-    In evaluation mode, on the CPU. Images are resized bilinearly (to 40 or 224 px) and normalised with the mean and standard
+    In evaluation mode, on the CPU. Images are resized bilinearly (to 42 or 224 px) and normalised with the mean and standard
     deviation of CIFAR-100, as the report does. Raises VpError for an unknown name, NotAvailable when the weights are not on this
     machine.
     """
     architecture, _, tag = name.partition("/")
     if architecture == "mini-resnet":
+        from vp.models.mini_resnet import PREPROCESS, load_mini_resnet, new_mini_resnet
+
         if tag not in ("", RANDOM):
             raise VpError(f"no weights {tag!r} of mini-resnet: it has its own only, give mini-resnet")
         return PretrainedNetwork(name, new_mini_resnet().eval() if tag else load_mini_resnet(), PREPROCESS)
+    import torchvision
+
     known = _torchvision_names()
     if architecture not in known:
         near = difflib.get_close_matches(architecture, ["mini-resnet", *known], n=3) or ["mini-resnet", "resnet18"]

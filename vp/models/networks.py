@@ -6,15 +6,12 @@ Names are those of the libraries that build them: torchvision, and timm for ViT-
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import timm
 import torch
 from torch import nn
-from torchvision import models
 
 from vp.machine.errors import VpError
 
@@ -23,18 +20,23 @@ PIXEL_STEP = 32  # all seven take images whose side is a multiple of this: five 
 
 @dataclass(frozen=True)
 class Network:
-    """A network of the report. `weights` is torchvision's entry of trained weights, whose metadata are read and never its file.
+    """A network of the report: torchvision's, or timm's where no top-1 is in torchvision's metadata.
 
     `image_option` is the constructor's name for the side of its images, where positions are learnt; None: any side will do.
     """
 
     name: str
     label: str
-    build: Callable[..., nn.Module]
-    weights: Any  # torchvision's enumerations carry no types
     image_option: str | None = None
     literature_top1: float | None = None  # where the libraries know none
     top1_source: str = "torchvision's metadata of its ImageNet weights"
+
+    @property
+    def weights(self) -> Any:
+        """torchvision's entry of trained weights, whose metadata are read and never its file."""
+        from torchvision.models import get_model_weights
+
+        return get_model_weights(self.name)["IMAGENET1K_V1"]
 
     @property
     def top1(self) -> float:
@@ -46,31 +48,35 @@ class Network:
     @cached_property
     def parameters(self) -> int:
         """Number of parameters: torchvision's metadata, or counted where there are none."""
-        if self.weights is not None:
+        if self.literature_top1 is None:
             return int(self.weights.meta["num_params"])
         return sum(parameter.numel() for parameter in build_network(self.name, device="meta").parameters())
 
+    def build(self, **options: Any) -> nn.Module:
+        """The library's network; ViT-S/8 without a classifier, for timm has self-supervised weights only."""
+        if self.literature_top1 is None:
+            from torchvision.models import get_model
 
-def _vit_small_patch8_224(**options: Any) -> nn.Module:
-    """ViT-S/8 without a classifier: timm has self-supervised weights only, so no number of classes belongs to it."""
-    network: nn.Module = timm.create_model("vit_small_patch8_224", num_classes=0, **options)
-    return network
+            network: nn.Module = get_model(self.name, **options)
+            return network
+        import timm
+
+        network = timm.create_model(self.name, num_classes=0, **options)
+        return network
 
 
 NETWORKS: dict[str, Network] = {
     network.name: network
     for network in (
-        Network("vgg11", "VGG11", models.vgg11, models.VGG11_Weights.IMAGENET1K_V1),
-        Network("vgg11_bn", "VGG11-BN", models.vgg11_bn, models.VGG11_BN_Weights.IMAGENET1K_V1),
-        Network("resnet18", "ResNet18", models.resnet18, models.ResNet18_Weights.IMAGENET1K_V1),
-        Network("densenet121", "DenseNet121", models.densenet121, models.DenseNet121_Weights.IMAGENET1K_V1),
-        Network("mobilenet_v3_small", "MobileNetV3-S", models.mobilenet_v3_small, models.MobileNet_V3_Small_Weights.IMAGENET1K_V1),
-        Network("vit_b_32", "ViT-B/32", models.vit_b_32, models.ViT_B_32_Weights.IMAGENET1K_V1, image_option="image_size"),
+        Network("vgg11", "VGG11"),
+        Network("vgg11_bn", "VGG11-BN"),
+        Network("resnet18", "ResNet18"),
+        Network("densenet121", "DenseNet121"),
+        Network("mobilenet_v3_small", "MobileNetV3-S"),
+        Network("vit_b_32", "ViT-B/32", image_option="image_size"),
         Network(
             "vit_small_patch8_224",
             "ViT-S/8",
-            _vit_small_patch8_224,
-            None,
             image_option="img_size",
             literature_top1=80.0,
             top1_source="literature: about 80, a linear probe on DINO features (79.7 in Caron et al. 2021); no library has a "

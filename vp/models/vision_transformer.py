@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -23,17 +22,24 @@ def transformer_blocks(visual: nn.Module) -> nn.ModuleList | None:
 
 def reads_one_token(visual: nn.Module) -> bool:
     """Is the image feature a function of one token of the last block, and that block a standard one?"""
-    blocks = transformer_blocks(visual)
+    if (blocks := transformer_blocks(visual)) is None:
+        return False
+    from open_clip.transformer import ResidualAttentionBlock  # here, where there is such a model: importing it takes seconds
+
     return (
-        blocks is not None
-        and type(blocks[-1]) is ResidualAttentionBlock
+        type(blocks[-1]) is ResidualAttentionBlock
         and getattr(visual, "pool_type", None) == "tok"
         and getattr(visual, "attn_pool", None) is None
     )
 
 
 def tokens_before(visual: Any, images: Tensor, block: int) -> Tensor:
-    """The sequence (B, L, D) that enters block k, for preprocessed images. Blocks from k on do not run."""
+    """The sequence (B, L, D) that enters block k, for preprocessed images. Blocks from k on do not run.
+
+    Raises ValueError for other than a batch of at least one image.
+    """
+    if images.ndim != 4 or not len(images):
+        raise ValueError(f"images are {tuple(images.shape)}: expected (B, 3, H, W) with at least one image")
     sequence: Tensor = visual._embeds(images)
     for each in visual.transformer.resblocks[:block]:
         sequence = each(sequence)

@@ -1,4 +1,7 @@
-"""Pre-trained weights: how they are named, where they are found, and whether a file is whole."""
+"""Pre-trained weights: how they are named, where they are found, and whether a file is whole.
+
+Libraries of models are imported where they are needed: that takes seconds, which `python -m vp list` need not wait for.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,6 @@ import hashlib
 import json
 import os
 from pathlib import Path
-
-import open_clip
-import torchvision
-from huggingface_hub import constants, try_to_load_from_cache
-from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
-from open_clip.pretrained import get_pretrained_cfg
 
 from vp.machine.downloads import matches, weights_folder
 from vp.machine.errors import VpError
@@ -25,6 +22,8 @@ CHECKSUMS = "checksums.json"  # in the folder of weights: SHA-256 by file
 
 def check_clip_name(name: str) -> tuple[str, str]:
     """Architecture and tag of `MODEL/PRETRAINED`. Raises VpError that suggests the nearest names, or the right activation."""
+    import open_clip
+
     architecture, _, tag = name.partition("/")
     known = open_clip.list_models()
     if architecture not in known:
@@ -51,6 +50,9 @@ def check_clip_name(name: str) -> tuple[str, str]:
 
 def _as_trained(architecture: str, tag: str) -> str | None:
     """MODEL/PRETRAINED with the activation that these weights were trained with; None where open_clip has no such model."""
+    import open_clip
+    from open_clip.pretrained import get_pretrained_cfg
+
     trained_quick = bool(get_pretrained_cfg(architecture, tag).get("quick_gelu"))
     is_quick = bool((open_clip.get_model_config(architecture) or {}).get("quick_gelu"))
     if trained_quick == is_quick:
@@ -60,12 +62,17 @@ def _as_trained(architecture: str, tag: str) -> str | None:
 
 def clip_source(architecture: str, tag: str) -> tuple[str, list[str]]:
     """Where open_clip's weights come from: a repository of the Hugging Face hub, and the names that they may have there."""
+    from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+    from open_clip.pretrained import get_pretrained_cfg
+
     repository, _, file = get_pretrained_cfg(architecture, tag)["hf_hub"].rpartition("/")
     return repository, [file] if file else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
 
 
 def find_clip_weights(architecture: str, tag: str, *, elsewhere: bool = True) -> Path | None:
     """The weights that `python -m vp fetch` brought, or (`elsewhere`) that open_clip has brought before; None where none are."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
     repository, files = clip_source(architecture, tag)
     for cache in (weights_folder(), constants.HF_HUB_CACHE) if elsewhere else (weights_folder(),):
         for file in files:
@@ -112,11 +119,15 @@ def is_network(name: str) -> bool:
 
 def _torchvision_names() -> list[str]:
     """Its classifiers, without networks for detection, video and the like."""
+    import torchvision
+
     return list(torchvision.models.list_models(module=torchvision.models))
 
 
 def network_source(architecture: str, tag: str) -> str:
     """The address of torchvision's weights; the first digits of their SHA-256 are in the file's name. Raises VpError for others."""
+    import torchvision
+
     weights = torchvision.models.get_model_weights(architecture).__members__
     if tag not in weights:
         raise VpError(f"no weights {tag!r} of {architecture}: give {' or '.join(f'{architecture}/{each}' for each in weights)}")

@@ -20,6 +20,7 @@ from vp.experiments import ZERO_SHOT, Result, Run
 from vp.experiments.perform import build_model, images_of, restore_model
 from vp.machine.runtime import computing_in, pick_device, precision
 from vp.models import DEFAULT_TEMPLATE, FrozenCLIP, is_network
+from vp.models.fast_blocks import FusedQuickGELU
 from vp.report.expectations import Expectation, Verdict, cell_verdict
 
 TEMPLATES = (DEFAULT_TEMPLATE, "a photo of a {}.", "This a photo of a {}", "{}")
@@ -88,11 +89,10 @@ def in_words(rungs: list[Rung]) -> str:
 @contextmanager
 def other_activation(clip: FrozenCLIP) -> Iterator[str]:
     """GELU in place of QuickGELU or the reverse, in both towers, while the context lasts."""
-    kinds: tuple[type[nn.Module], ...] = (QuickGELU, nn.GELU)
-    places = [
-        (module, name, child) for module in clip.modules() for name, child in module.named_children() if isinstance(child, kinds)
-    ]
-    quick = any(isinstance(child, QuickGELU) for *_, child in places)
+    quick_kinds = (QuickGELU, FusedQuickGELU)
+    children = [(module, name, child) for module in clip.modules() for name, child in module.named_children()]
+    places = [place for place in children if isinstance(place[2], (*quick_kinds, nn.GELU))]
+    quick = any(isinstance(child, quick_kinds) for *_, child in places)
     usual, clip.kept = clip.kept, {}  # text features of the other activation
     try:
         for module, name, _ in places:
