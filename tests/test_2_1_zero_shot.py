@@ -33,8 +33,9 @@ from vp.experiments.perform import images_of
 from vp.machine.errors import NotAvailable, VpError
 from vp.machine.runtime import pick_device
 from vp.models import DEFAULT_TEMPLATE, FrozenCLIP, cosine_logits, fast_blocks, fill_template, label_probabilities, load_clip
-from vp.models.mini_clip import new_mini_clip
+from vp.models.mini_clip import IMAGE_PX, new_mini_clip
 from vp.models.vision_transformer import image_features, tokens_before
+from vp.prompts import PromptedCLIP
 from vp.report.expectations import positive_verdict
 from vp.report.writeup import prediction_bars, to_svg
 
@@ -46,7 +47,7 @@ FEW = settings(max_examples=6)  # where each example is a forward of a whole CLI
 @pytest.fixture(scope="module")
 def clip() -> FrozenCLIP:
     """A miniature CLIP with random weights: what follows holds for any weights."""
-    return FrozenCLIP("random", new_mini_clip(1), tokenizer(), Preprocess(40))
+    return FrozenCLIP("random", new_mini_clip(1), tokenizer(), Preprocess(IMAGE_PX))
 
 
 @cache
@@ -386,7 +387,7 @@ def test_a_frozen_clip_stays_frozen(clip: FrozenCLIP) -> None:
 
 def test_the_fingerprint_sees_every_weight(clip: FrozenCLIP) -> None:
     """Two backbones that differ in one weight have different fingerprints."""
-    other = FrozenCLIP("random", new_mini_clip(1), tokenizer(), Preprocess(40))
+    other = FrozenCLIP("random", new_mini_clip(1), tokenizer(), Preprocess(IMAGE_PX))
     assert other.fingerprint == clip.fingerprint
     other.model.visual.proj.data[0, 0] += 1e-3
     assert other.fingerprint != clip.fingerprint
@@ -430,6 +431,15 @@ def test_a_text_longer_than_the_model_reads_is_refused(clip: FrozenCLIP) -> None
     """A text is never cut silently."""
     with pytest.raises(VpError, match="tokens, but random reads 18"):
         clip.encode_text(["a photo of " + "very " * 20 + "red house"])
+
+
+def test_a_batch_without_images_is_refused(clip: FrozenCLIP) -> None:
+    """No images, or one without its batch, are refused with what was expected, zero-shot and prompted."""
+    size = clip.preprocess.size
+    for images in (torch.zeros(0, 3, size, size), torch.zeros(3, size, size)):
+        for ask in (clip.encode_image, PromptedCLIP(clip, ("red", "blue"))):
+            with pytest.raises(ValueError, match=r"^images are \(.*\): expected \(B, 3, H, W\) with at least one image$"):
+                ask(images)
 
 
 @pytest.mark.parametrize(

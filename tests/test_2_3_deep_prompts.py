@@ -239,7 +239,7 @@ def test_the_last_block_is_shortened_where_one_token_is_read(clip: FrozenCLIP) -
         with mock.patch.object(visual, name, other):
             assert not reads_one_token(visual), name
             assert last_block_kind(clip, prompts[1]) is None
-    with mock.patch("vp.models.vision_transformer.ResidualAttentionBlock", type(None)):
+    with mock.patch("open_clip.transformer.ResidualAttentionBlock", type(None)):
         assert not reads_one_token(visual)
 
 

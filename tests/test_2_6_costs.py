@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vp.data import Preprocess
 from vp.evaluation import saved_bytes, time_each
 from vp.models import FineTunedCLIP, FrozenCLIP, LinearProbe
-from vp.models.mini_clip import mini_tokenizer, new_mini_clip
+from vp.models.mini_clip import IMAGE_PX, mini_tokenizer, new_mini_clip
 from vp.prompts import DeepPrompt, DeepPromptedCLIP, FixedPatch, Padding, PromptedCLIP
 
 BATCH, CLASSES = 32, 100
@@ -28,12 +28,12 @@ NAMES = [f"class {i}" for i in range(CLASSES)]
 def methods() -> dict[str, nn.Module]:
     """Every way of adapting one backbone; weights are random, for costs do not depend on them."""
     torch.manual_seed(0)
-    clip = FrozenCLIP("mini-clip, random weights", new_mini_clip(), mini_tokenizer(), Preprocess(40))
+    clip = FrozenCLIP("mini-clip, random weights", new_mini_clip(), mini_tokenizer(), Preprocess(IMAGE_PX))
     return {
         "zero-shot": PromptedCLIP(clip, NAMES),
         "linear probe": LinearProbe(clip, CLASSES),
-        "fixed patch, 1 px": PromptedCLIP(clip, NAMES, prompt=FixedPatch(1, 40)),
-        "padding, 6 px": PromptedCLIP(clip, NAMES, prompt=Padding(6, 40)),
+        "fixed patch, 1 px": PromptedCLIP(clip, NAMES, prompt=FixedPatch(1, IMAGE_PX)),
+        "padding, 6 px": PromptedCLIP(clip, NAMES, prompt=Padding(6, IMAGE_PX)),
         "8 tokens before block 0": DeepPromptedCLIP(clip, NAMES, prompt=DeepPrompt(8, 64, 0)),
         "8 tokens before block 6": DeepPromptedCLIP(clip, NAMES, prompt=DeepPrompt(8, 64, 6)),
         "8 tokens before block 11": DeepPromptedCLIP(clip, NAMES, prompt=DeepPrompt(8, 64, 11)),
@@ -44,7 +44,7 @@ def methods() -> dict[str, nn.Module]:
 @pytest.fixture(scope="module")
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(BATCH, 3, 40, 40, generator=generator), torch.randint(CLASSES, (BATCH,), generator=generator)
+    return torch.randn(BATCH, 3, IMAGE_PX, IMAGE_PX, generator=generator), torch.randint(CLASSES, (BATCH,), generator=generator)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def test_saved_bytes_are_deterministic_and_grow_with_the_batch(methods: dict[str
     model = methods["padding, 6 px"]
 
     def kept(batch: int) -> int:
-        images = torch.zeros(batch, 3, 40, 40)
+        images = torch.zeros(batch, 3, IMAGE_PX, IMAGE_PX)
         return saved_bytes(lambda: model(images), [*model.parameters(), *model.buffers(), images])
 
     assert kept(2) == kept(2)

@@ -26,8 +26,8 @@ from vp.machine.errors import VpError
 def world_of_the_global_stream(name: str, split: str) -> ImageSet:
     """Draws from torch's global stream, which moves on at every call."""
     images = world(name, split, count=50)
-    scenes, generator = training_scenes(50, step=0, seed=int(torch.randint(2**31, ())))
-    return replace(images, pixels=draw(scenes, DOWNSTREAM_PX, generator))
+    scenes, _ = training_scenes(50, step=0, seed=int(torch.randint(2**31, ())))
+    return replace(images, pixels=draw(scenes, DOWNSTREAM_PX))
 
 
 def world_of_one_stream(name: str, split: str) -> ImageSet:
@@ -67,30 +67,48 @@ def scenes_on_any_background(silhouette: Tensor, colour: Tensor, generator: torc
     return replace(scenes, background=torch.randint(len(COLOUR_NAMES), (len(scenes),), generator=generator))
 
 
-def draw_upside_down(scenes: Scenes, size: int, generator: torch.Generator) -> Tensor:
+def draw_upside_down(scenes: Scenes, size: int) -> Tensor:
     """y downwards for the place of the silhouette."""
-    return draw(replace(scenes, centre=scenes.centre * torch.tensor([1, -1])), size, generator)
+    return draw(replace(scenes, centre=scenes.centre * torch.tensor([1, -1])), size)
 
 
-def draw_clockwise(scenes: Scenes, size: int, generator: torch.Generator) -> Tensor:
+def draw_clockwise(scenes: Scenes, size: int) -> Tensor:
     """Turns the wrong way round."""
-    return draw(replace(scenes, angle=-scenes.angle), size, generator)
+    return draw(replace(scenes, angle=-scenes.angle), size)
 
 
-def draw_in_one_size(scenes: Scenes, size: int, generator: torch.Generator) -> Tensor:
+def draw_in_one_size(scenes: Scenes, size: int) -> Tensor:
     """Forgets the size of the silhouette."""
-    return draw(replace(scenes, size=torch.full_like(scenes.size, 0.7)), size, generator)
+    return draw(replace(scenes, size=torch.full_like(scenes.size, 0.7)), size)
 
 
-def draw_with_hard_edges(scenes: Scenes, size: int, generator: torch.Generator) -> Tensor:
+def draw_with_hard_edges(scenes: Scenes, size: int) -> Tensor:
     """A pixel shows the middle of three by three finer ones."""
-    return draw(scenes, 3 * size, generator)[:, :, 1::3, 1::3]
+    return draw(scenes, 3 * size)[:, :, 1::3, 1::3]
 
 
-def draw_blurred(scenes: Scenes, size: int, generator: torch.Generator) -> Tensor:
+def draw_blurred(scenes: Scenes, size: int) -> Tensor:
     """Edges three pixels wide."""
-    images = draw(scenes, size, generator).float()
+    images = draw(scenes, size).float()
     return torch.nn.functional.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False).to(torch.uint8)
+
+
+def draw_with_clutter_in_front(scenes: Scenes, size: int) -> Tensor:
+    """Objects of the background hide the silhouette: what it does not cover is drawn over it."""
+    bare, hidden = draw(scenes, size), draw(replace(scenes, size=torch.full_like(scenes.size, 1e-3)), size)
+    plain = draw(replace(scenes, size=torch.full_like(scenes.size, 1e-3), clutter=torch.full_like(scenes.clutter, -1)), size)
+    return torch.where((hidden != plain).any(1, keepdim=True), hidden, bare)
+
+
+def draw_with_speckles(scenes: Scenes, size: int) -> Tensor:
+    """Grain of its own at every call."""
+    images = draw(scenes, size)
+    return (images.int() + torch.randint(-3, 4, images.shape)).clamp(0, 255).to(torch.uint8)
+
+
+def draw_as_bright_as_ever(scenes: Scenes, size: int) -> Tensor:
+    """Forgets the light: pale scenes look like any other."""
+    return draw(replace(scenes, contrast=torch.ones_like(scenes.contrast)), size)
 
 
 # -- captions: test_exactly_one_caption_of_each_family_is_true_and_names_what_was_drawn -------------------------------------

@@ -44,9 +44,11 @@ from vp.data.world import (
     CAPTIONS,
     COLOUR_NAMES,
     COLOURS,
+    DOWNSTREAM,
     DOWNSTREAM_PX,
     MINIMUM_CONTRAST,
     OTHER_TEN,
+    PRETRAINING,
     SILHOUETTES,
     TEN,
     WORLD_NAMES,
@@ -72,17 +74,24 @@ def scenes(count: int, **changes: Tensor | float) -> Scenes:
     return drawn
 
 
-Draw = Callable[[Scenes, int, torch.Generator], Tensor]
+Draw = Callable[[Scenes, int], Tensor]
+
+
+def bare(shown: Scenes, contrast: float = 1.0) -> Scenes:
+    """The scenes without clutter, in one light."""
+    light, dark = torch.full_like(shown.contrast, contrast), torch.zeros_like(shown.brightness)
+    return replace(shown, clutter=torch.full_like(shown.clutter, -1), contrast=light, brightness=dark)
 
 
 def coverage(shown: Scenes, size: int, draw: Draw = draw) -> Tensor:
     """How much of each pixel the silhouette covers, (B, size, size), read off the pixels.
 
-    Red on blue: noise, texture and shading are shades of grey, which leave the difference of the two colours alone.
+    Red on blue: texture, surface and shading are shades of grey, which leave the difference of the two colours alone. Three
+    quarters of the contrast keep all values between 0 and 1.
     """
     count = len(shown)
     shown = replace(shown, colour=torch.full((count,), RED), background=torch.full((count,), BLUE), tint=torch.zeros(count, 2, 3))
-    images = draw(shown, size, torch.Generator().manual_seed(0)).float() / 255
+    images = (draw(bare(shown, contrast=0.75), size).float() / 255 - 0.5) / 0.75 + 0.5
     red, blue = RGB[RED] - RGB[RED].mean(), RGB[BLUE] - RGB[BLUE].mean()
     along = (red - blue) / (red - blue).square().sum()
     return torch.einsum("bchw,c->bhw", images, along) - blue @ along
@@ -109,7 +118,7 @@ def test_the_world_is_the_same_at_every_call(name: str, split: str) -> None:
 
 def assert_no_image_in_two_streams(world: World) -> None:
     sets = [world(name, split).pixels for name in WORLD_NAMES for split in ("train", "test")]
-    steps = [draw(shown, DOWNSTREAM_PX, generator) for shown, generator in (training_scenes(500, step, 0) for step in range(3))]
+    steps = [draw(training_scenes(500, step, 0)[0], DOWNSTREAM_PX) for step in range(3)]
     images = [image.numpy().tobytes() for pixels in (*sets, *steps) for image in pixels]
     assert len(set(images)) == len(images)
 
@@ -224,7 +233,7 @@ def assert_moves(draw: Draw) -> None:
 
 
 def assert_grows(draw: Draw) -> None:
-    small, large = (coverage(scenes(100, centre=0.0, size=size), 44, draw).sum((1, 2)) for size in (0.4, 0.8))
+    small, large = (coverage(scenes(100, centre=0.0, size=size), 88, draw).sum((1, 2)) for size in (0.4, 0.8))
     torch.testing.assert_close(large / small, torch.full((100,), 4.0), atol=0, rtol=0.03)
 
 
@@ -259,10 +268,52 @@ def test_a_coarse_drawing_covers_what_a_fine_one_covers() -> None:
     assert_antialiased(draw)
 
 
+def assert_nothing_is_random(draw: Draw) -> None:
+    assert torch.equal(draw(scenes(20), 20), draw(scenes(20), 20))
+
+
+def test_a_scene_says_all_that_is_drawn() -> None:
+    """The same scenes give the same pixels at every call: there is no grain, so that noise is something new to the models."""
+    assert_nothing_is_random(draw)
+
+
+def assert_clutter_stays_behind(draw: Draw) -> None:
+    covered = coverage(scenes(200), 42) > 0.999
+    shown, without = scenes(200, contrast=1.0, brightness=0.0), bare(scenes(200))
+    changed = (draw(shown, 42) != draw(without, 42)).any(1)
+    assert changed.any()
+    assert not (changed & covered).any()
+
+
+def test_clutter_lies_behind_the_silhouette() -> None:
+    """Objects in the background change no pixel that the silhouette covers."""
+    assert_clutter_stays_behind(draw)
+
+
+def assert_light_scales_contrast(draw: Draw) -> None:
+    full, half, none = (draw(scenes(50, tint=0.0, contrast=c, brightness=0.0), 20).float() / 255 for c in (0.6, 0.3, 0.0))
+    torch.testing.assert_close(half - 0.5, (full - 0.5) / 2, atol=1.5 / 255, rtol=0)
+    assert (none - 0.5).abs().max() < 1 / 255
+
+
+def test_half_the_contrast_is_half_the_distance_from_grey() -> None:
+    """A scene's contrast scales all colours towards one grey."""
+    assert_light_scales_contrast(draw)
+
+
+def test_the_downstream_sets_are_paler_and_larger_than_what_was_seen() -> None:
+    """mini10 and mini100 are shown in another light and more tightly than pre-training shows its scenes."""
+    count = torch.zeros(500, dtype=torch.long)
+    seen, met = (sample_scenes(count, count, torch.Generator().manual_seed(0), style) for style in (PRETRAINING, DOWNSTREAM))
+    assert met.contrast.max() < seen.contrast.min()
+    assert met.size.mean() > 1.1 * seen.size.mean()
+    assert met.tint.abs().max() > 1.4 * seen.tint.abs().max()
+
+
 def test_too_small_a_drawing_is_refused() -> None:
     """A scene needs 4 pixels a side."""
     with pytest.raises(ValueError, match="at least 4"):
-        draw(scenes(1), 3, torch.Generator())
+        draw(scenes(1), 3)
 
 
 @pytest.mark.parametrize(("name", "split"), [("mini11", "test"), ("mini10", "validation")])
@@ -284,6 +335,9 @@ def test_unknown_worlds_are_refused(name: str, split: str) -> None:
         (assert_grows, controls.draw_in_one_size),
         (assert_antialiased, controls.draw_with_hard_edges),
         (assert_antialiased, controls.draw_blurred),
+        (assert_nothing_is_random, controls.draw_with_speckles),
+        (assert_clutter_stays_behind, controls.draw_with_clutter_in_front),
+        (assert_light_scales_contrast, controls.draw_as_bright_as_ever),
     ],
     ids=lambda value: value.__name__,
 )
@@ -318,7 +372,7 @@ def test_a_silhouette_under_two_names_is_rejected() -> None:
 
 def colours_seen(shown: Scenes) -> tuple[list[str], list[str]]:
     """Names of the colours nearest to the mean colour inside and outside the silhouette, read off the pixels."""
-    images = draw(shown, 40, torch.Generator().manual_seed(0)).float() / 255
+    images = draw(bare(shown), 40).float() / 255
     covered = coverage(shown, 40)
     means = [(images * m[:, None]).sum((2, 3)) / m.sum((1, 2))[:, None] for m in (covered > 0.95, covered < 0.05)]
     front, back = ([COLOUR_NAMES[i] for i in torch.cdist(mean, RGB).argmin(1).tolist()] for mean in means)

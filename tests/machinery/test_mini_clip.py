@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from tests.support.strategies import pixels, seeds
-from vp.data import Preprocess
-from vp.data.world import CAPTIONS, DOWNSTREAM_PX, world
+from vp.data import ImageSet, Preprocess
+from vp.data.world import CAPTIONS, draw, training_scenes, world
 from vp.evaluation import ImageBatches, per_image_correctness
 from vp.machine import artifacts
 from vp.machine.errors import VpError
@@ -57,12 +57,12 @@ def features(clip: FrozenCLIP) -> tuple[Tensor, Tensor]:
 
 
 def test_the_miniature_is_open_clips_own_model(clip: FrozenCLIP) -> None:
-    """The miniature CLIP is open_clip's own CLIP with 12 vision blocks, 26 tokens and about 0.6 M vision parameters."""
+    """The miniature CLIP is open_clip's own CLIP with 12 vision blocks, ViT-B/32's 7 x 7 patches and 0.4 M vision parameters."""
     visual = clip.model.visual
     assert type(clip.model) is open_clip.CLIP
     assert len(visual.transformer.resblocks) == 12
-    assert visual.positional_embedding.shape == (1 + 5 * 5, 64)
-    assert 0.55e6 < sum(p.numel() for p in visual.parameters()) < 0.65e6
+    assert visual.positional_embedding.shape == (1 + 7 * 7, 64)
+    assert 0.40e6 < sum(p.numel() for p in visual.parameters()) < 0.45e6
     assert all(image.shape == (3, 64) for image in features(clip))
 
 
@@ -190,18 +190,20 @@ def test_the_shipped_weights_were_made_with_the_settings_of_the_code() -> None:
     assert artifacts.load(WEIGHTS)[1]["settings"] == asdict(mini_clip.SETTINGS)
 
 
-@pytest.mark.parametrize(("name", "clean"), [("mini10", 90), ("mini100", 80)])
-def test_the_shipped_weights_know_the_world_and_leave_room_for_prompts(name: str, clean: float) -> None:
-    """Zero-shot top-1 is at least 90 / 80% on clean images, and between 55 and 80% on the small downstream ones."""
+def test_the_shipped_weights_know_the_world() -> None:
+    """On new scenes as pre-training shows them, zero-shot names nine of ten silhouettes and colours."""
+    scenes, _ = training_scenes(500, step=10**6, seed=1)
+    images = ImageSet("new", "test", draw(scenes, IMAGE_PX), CAPTIONS[1].truth(scenes), CAPTIONS[1].names)
     clip = load_clip("mini-clip")
+    assert per_image_correctness(PromptedCLIP(clip, images.class_names), ImageBatches(images, clip.preprocess)).float().mean() > 0.9
 
-    def top1(size: int) -> float:
-        images = world(name, "test", count=1000, size=size)
-        correct = per_image_correctness(PromptedCLIP(clip, images.class_names), ImageBatches(images, clip.preprocess))
-        return 100 * correct.float().mean().item()
 
-    assert top1(IMAGE_PX) >= clean
-    assert 55 <= top1(DOWNSTREAM_PX) <= 80
+@pytest.mark.parametrize(("name", "least", "most"), [("mini10", 80, 93), ("mini100", 55, 72)])
+def test_the_downstream_sets_leave_room_in_both_directions(name: str, least: float, most: float) -> None:
+    """Zero-shot top-1 on the downstream images is near CLIP's on CIFAR (88.8 and 63.1%): far from chance, and from 100%."""
+    clip, images = load_clip("mini-clip"), world(name, "test", count=1000)
+    correct = per_image_correctness(PromptedCLIP(clip, images.class_names), ImageBatches(images, clip.preprocess))
+    assert least <= 100 * correct.float().mean() <= most
 
 
 # -- pre-training ----------------------------------------------------------------------------------------------------------

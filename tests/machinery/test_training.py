@@ -29,6 +29,7 @@ from vp.evaluation import Batches, per_image_correctness
 from vp.experiments import own_runs
 from vp.experiments.store import obtain
 from vp.machine.runtime import seed_everything
+from vp.models.mini_clip import IMAGE_PX
 from vp.training import Fit, Recipe, TrainingDiverged, fit, learning_rate_at, load_trained, trained_parameters
 
 Loop = Callable[[nn.Module, Batches, Batches, Recipe], Fit]
@@ -701,6 +702,6 @@ def test_the_readmes_own_method_is_performed_and_stored(tmp_path: Path) -> None:
     file.write_text(code.replace("limit=1000", "limit=60").replace("epochs=3", "epochs=1"))
     (run,) = own_runs(file).values()
     first = obtain(run, device="cpu", progress=False)
-    assert (first.total, first.trained_parameters, len(first.history)) == (60, 3 * 40 * 40, 1)
+    assert (first.total, first.trained_parameters, len(first.history)) == (60, 3 * IMAGE_PX**2, 1)
     with mock.patch("vp.experiments.store.perform", side_effect=AssertionError):
         assert torch.equal(obtain(run, device="cpu").correct_images, first.correct_images)

@@ -1,8 +1,9 @@
 """The embedded world: silhouettes drawn in batches by signed-distance functions, so that nothing needs a download.
 
-A *scene* says what is on an image (silhouette, colour, background, pose, texture); `draw` turns scenes into pixels of any
-size. `mini10` and `mini100` are the two downstream sets, drawn at 8 px as CIFAR is photographed at 32 px: enlarging them to
-a model's input blurs them, and that shift is what prompts can repair. `CAPTIONS` name what is on a scene, for pre-training.
+A *scene* says what is on an image (silhouette, colour, surface, background, pose, clutter, light); `draw` turns scenes into
+pixels of any size. A *style* says how scenes are sampled. `mini10` and `mini100` are the two downstream sets. They differ from what
+models are pre-trained on as CIFAR differs from photographs: shrunk to a few pixels and enlarged again, framed tightly, pale, and
+in colours that are harder to name. `CAPTIONS` name what is on a scene, for pre-training.
 
 Distances follow the usual constructions for two-dimensional signed-distance functions (negative inside, positive outside;
 union = minimum, cut = maximum with the negative), in a frame of [-1, 1] x [-1, 1] with y upwards.
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from vp.data.images import ImageSet
+from vp.data.preprocess import resize
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 Kind = Literal["human-made", "from-nature"]
@@ -221,12 +223,29 @@ COLOURS: dict[str, tuple[float, float, float]] = {
 }
 COLOUR_NAMES: tuple[str, ...] = tuple(COLOURS)
 MINIMUM_CONTRAST = 0.45  # Euclidean RGB distance below which a silhouette cannot be told from its background
-TEXTURES = ("plain", "gradient", "stripes", "checks", "speckles")
+TEXTURES = ("plain", "gradient", "stripes", "checks")
+CLUTTER = ("disc", "square", "triangle")
+OBJECTS = 2  # of clutter on an image, at most
+
+
+@dataclass(frozen=True)
+class Style:
+    """How scenes are sampled: ranges of uniform draws. Lengths are in the frame [-1, 1], colours from 0 to 1."""
+
+    size: tuple[float, float]  # half the silhouette's extent
+    centre: float  # the silhouette is at most this far from the middle, by axis
+    tint: float  # a colour is at most this far from its name's, by channel
+    contrast: tuple[float, float]  # 1: colours as they are; 0: all one grey
+    clutter: float  # probability of each object in the background
+
+
+PRETRAINING = Style(size=(0.45, 0.85), centre=0.25, tint=0.1, contrast=(0.8, 1.0), clutter=0.4)
+DOWNSTREAM = Style(size=(0.6, 0.95), centre=0.2, tint=0.16, contrast=(0.3, 0.6), clutter=0.4)
 
 
 @dataclass(frozen=True)
 class Scenes:
-    """What is on each of B images. Every field is a tensor with B rows; `draw` needs nothing else but the pixel noise."""
+    """What is on each of B images. Every field is a tensor with B rows; `draw` needs nothing else."""
 
     silhouette: Tensor  # (B,) index into SILHOUETTES
     colour: Tensor  # (B,) index into COLOUR_NAMES
@@ -236,7 +255,13 @@ class Scenes:
     angle: Tensor  # (B,) radians
     texture: Tensor  # (B,) index into TEXTURES
     waves: Tensor  # (B, 3) texture direction (radians), frequency and phase
+    surface: Tensor  # (B,) phase of the silhouette's fine surface pattern
     tint: Tensor  # (B, 2, 3) jitter of the two colours
+    contrast: Tensor  # (B,) from 0 (grey) to 1
+    brightness: Tensor  # (B,) added to all colours
+    clutter: Tensor  # (B, OBJECTS) index into CLUTTER, or -1 where there is none
+    clutter_colour: Tensor  # (B, OBJECTS) index into COLOUR_NAMES
+    clutter_place: Tensor  # (B, OBJECTS, 3) centre and half the extent, in the frame
 
     def __len__(self) -> int:
         return len(self.silhouette)
@@ -251,42 +276,70 @@ def _contrasting_backgrounds() -> Tensor:
     return torch.cdist(rgb, rgb) > MINIMUM_CONTRAST
 
 
-def sample_scenes(silhouette: Tensor, colour: Tensor, generator: torch.Generator) -> Scenes:
-    """Random pose, background and texture for given silhouettes (B,) and colours (B,)."""
+def sample_scenes(silhouette: Tensor, colour: Tensor, generator: torch.Generator, style: Style = PRETRAINING) -> Scenes:
+    """Random pose, background, clutter and light for given silhouettes (B,) and colours (B,)."""
     n = len(silhouette)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return torch.rand(n, *shape, generator=generator) * (high - low) + low
 
+    may_lie_on = _contrasting_backgrounds().float()
+    background = torch.multinomial(may_lie_on[colour], 1, generator=generator)[:, 0]
+    contrast = uniform(*style.contrast)
+    there = uniform(0, 1, OBJECTS) < style.clutter
     return Scenes(
         silhouette=silhouette,
         colour=colour,
-        background=torch.multinomial(_contrasting_backgrounds()[colour].float(), 1, generator=generator)[:, 0],
-        centre=uniform(-0.22, 0.22, 2),
-        size=uniform(0.55, 0.8),
+        background=background,
+        centre=uniform(-style.centre, style.centre, 2),
+        size=uniform(*style.size),
         angle=uniform(-0.45, 0.45),
         texture=torch.randint(len(TEXTURES), (n,), generator=generator),
         waves=torch.stack([uniform(0, math.pi), uniform(3, 9), uniform(0, 2 * math.pi)], 1),
-        tint=uniform(-0.08, 0.08, 2, 3),
+        surface=uniform(0, 2 * math.pi),
+        tint=uniform(-style.tint, style.tint, 2, 3),
+        contrast=contrast,
+        brightness=uniform(-0.24, 0.24) * (1 - contrast),
+        clutter=torch.randint(len(CLUTTER), (n, OBJECTS), generator=generator).where(there, torch.tensor(-1)),
+        clutter_colour=torch.multinomial(may_lie_on[background], OBJECTS, replacement=True, generator=generator),
+        clutter_place=torch.cat([uniform(-1, 1, OBJECTS, 2), uniform(0.12, 0.3, OBJECTS, 1)], 2),
     )
 
 
-def _texture(kind: Tensor, waves: Tensor, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+def _texture(kind: Tensor, waves: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Brightness pattern in about [-1, 1], (B, P, P), by the scene's texture."""
     direction, frequency, phase = (waves[:, i, None, None] for i in range(3))
     u = x * direction.cos() + y * direction.sin()
     v = y * direction.cos() - x * direction.sin()
     stripes = (frequency * u + phase).sin()
-    speckles = torch.rand(len(kind), *x.shape[1:], generator=generator) * 2 - 1
-    patterns = torch.stack([torch.zeros_like(u), u, stripes, (stripes * (frequency * v + phase).sin()).sign(), speckles])
+    patterns = torch.stack([torch.zeros_like(u), u, stripes, (stripes * (frequency * v + phase).sin()).sign()])
     return patterns[kind, torch.arange(len(kind))]
 
 
-def draw(scenes: Scenes, size: int, generator: torch.Generator) -> Tensor:
+def _surface(silhouette: Tensor, phase: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Fine pattern in about [-1, 1], (B, P, P), in the silhouette's own frame: waves on every other silhouette, a weave on the
+    others, each in its own direction and frequency. Images of a few pixels barely show it."""
+    index = silhouette[:, None, None]
+    direction, frequency = math.pi * (index * 0.618 % 1), 12 + 12 * (index * 0.382 % 1)
+    along = (frequency * (x * direction.cos() + y * direction.sin()) + phase[:, None, None]).sin()
+    across = (frequency * (y * direction.cos() - x * direction.sin()) + phase[:, None, None]).sin()
+    return torch.where(index % 2 == 0, along, 1.5 * along * across)
+
+
+def _clutter(kind: Tensor, place: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Signed distances (B, P, P) to one object of clutter each, positive everywhere where there is none."""
+    x, y, r = x - place[:, 0, None, None], y - place[:, 1, None, None], place[:, 2, None, None]
+    disc, square = torch.hypot(x, y) - r, torch.maximum(x.abs(), y.abs()) - r
+    triangle = torch.maximum(0.87 * x.abs() + 0.5 * y, -y) - 0.6 * r
+    nothing = torch.full_like(disc, 4.0)
+    return torch.stack([disc, square, triangle, nothing])[kind, torch.arange(len(kind))]
+
+
+def draw(scenes: Scenes, size: int) -> Tensor:
     """Draw B scenes as uint8 pixels (B, 3, size, size).
 
-    The edge is anti-aliased over one pixel: coverage = clamp(1/2 - distance in pixels, 0, 1). `generator` gives the speckles
-    and the pixel noise only, so the same scenes can be drawn at several sizes.
+    Edges are anti-aliased over one pixel: coverage = clamp(1/2 - distance in pixels, 0, 1). Nothing is random: the same scenes can
+    be drawn at several sizes.
     """
     if size < 4:
         raise ValueError(f"size {size} px is too small to draw a scene: give at least 4")
@@ -303,28 +356,36 @@ def draw(scenes: Scenes, size: int, generator: torch.Generator) -> Tensor:
     for index in scenes.silhouette.unique().tolist():
         rows = scenes.silhouette == index
         distance[rows] = SILHOUETTES[index].distance(local_x[rows], local_y[rows])
-    coverage = (0.5 - distance * scale * (size / 2)).clamp(0, 1)[:, None]
+
+    def covered(distance: Tensor) -> Tensor:
+        return (0.5 - distance * (size / 2)).clamp(0, 1)[:, None]
 
     rgb = torch.tensor(list(COLOURS.values()))
+    image = (rgb[scenes.background] + scenes.tint[:, 1])[:, :, None, None]
+    image = image + 0.1 * _texture(scenes.texture, scenes.waves, x, y)[:, None]
+    for i in range(OBJECTS):
+        cover = covered(_clutter(scenes.clutter[:, i], scenes.clutter_place[:, i], x, y))
+        image = image + cover * (rgb[scenes.clutter_colour[:, i]][:, :, None, None] - image)
     front = (rgb[scenes.colour] + scenes.tint[:, 0])[:, :, None, None]
-    back = (rgb[scenes.background] + scenes.tint[:, 1])[:, :, None, None]
-    back = back + 0.1 * _texture(scenes.texture, scenes.waves, x, y, generator)[:, None]
     front = front + 0.06 * local_y[:, None].clamp(-1, 1)
-    image = back + coverage * (front - back)
-    image = image + 0.02 * torch.randn(n, 1, size, size, generator=generator)
+    front = front + 0.12 * _surface(scenes.silhouette, scenes.surface, local_x, local_y)[:, None]
+    image = image + covered(distance * scale) * (front - image)
+    contrast, brightness = (t[:, None, None, None] for t in (scenes.contrast, scenes.brightness))
+    image = 0.5 + brightness + contrast * (image - 0.5)
     return (image.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 # -- the downstream sets ---------------------------------------------------------------------------------------------------
 
-DOWNSTREAM_PX = 8  # enlarged five times to the miniature CLIP's 40 px, as CIFAR's 32 px seven times to 224
+DRAWN_PX = 42  # as the miniature models take them
+DOWNSTREAM_PX = 12  # shrunk to this, and enlarged three and a half times again
 DOWNSTREAM_SIZES = {"train": 4000, "test": 2000}
 WORLD_NAMES = ("mini10", "mini100")
 
 
 def _stream(*words: str | int) -> torch.Generator:
     """A random stream of its own for each name, so that train, test and pre-training never share a draw."""
-    digest = hashlib.sha256("/".join(map(str, ("vp world 1", *words))).encode()).digest()
+    digest = hashlib.sha256("/".join(map(str, ("vp world 2", *words))).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
@@ -345,8 +406,9 @@ def world(name: str, split: str, count: int | None = None, size: int = DOWNSTREA
         silhouette, colour = labels // len(COLOUR_NAMES) + len(TEN), labels % len(COLOUR_NAMES)
     else:
         silhouette, colour = labels, torch.randint(len(COLOUR_NAMES), (count,), generator=generator)
-    scenes = sample_scenes(silhouette, colour, generator)
-    return ImageSet(name=name, split=split, pixels=draw(scenes, size, generator), labels=labels, class_names=class_names)
+    scenes = sample_scenes(silhouette, colour, generator, DOWNSTREAM)
+    drawn = torch.cat([draw(scenes[i : i + 500], DRAWN_PX) for i in range(0, count, 500)])
+    return ImageSet(name=name, split=split, pixels=resize(drawn, size), labels=labels, class_names=class_names)
 
 
 # -- captions for pre-training ---------------------------------------------------------------------------------------------
@@ -410,10 +472,14 @@ CAPTIONS: tuple[Family, ...] = (
 )
 
 
+RARELY = 0.3  # how often pre-training shows one of the other ten silhouettes for each time it shows one of the first ten
+
+
 def training_scenes(count: int, step: int, seed: int, things: int = len(SILHOUETTES)) -> tuple[Scenes, torch.Generator]:
-    """`count` scenes of the first `things` silhouettes in any colour for one step of pre-training, and the stream to draw with."""
+    """`count` scenes of the first `things` silhouettes in any colour for one step of pre-training, and the step's stream."""
     generator = _stream("pretrain", seed, step)
-    silhouette = torch.randint(things, (count,), generator=generator)
+    often = torch.tensor([1.0] * len(TEN) + [RARELY] * len(OTHER_TEN))[:things]
+    silhouette = torch.multinomial(often, count, replacement=True, generator=generator)
     colour = torch.randint(len(COLOUR_NAMES), (count,), generator=generator)
     return sample_scenes(silhouette, colour, generator), generator
 

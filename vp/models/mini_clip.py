@@ -1,7 +1,7 @@
 """The miniature CLIP: open_clip's own `CLIP` class at a size that pre-trains on a laptop, and its pre-training.
 
-12 vision blocks of width 64 on a 5 x 5 grid of 8-px patches (40 px), two text layers. Pre-training draws scenes of the
-embedded world and lets each image choose its true caption in every family of captions (silhouette; colour and silhouette;
+12 vision blocks of width 64 on a 7 x 7 grid, as ViT-B/32's, of 6-px patches (42 px); two text layers. Pre-training draws scenes of
+the embedded world and lets each image choose its true caption in every family of captions (silhouette; colour and silhouette;
 background; kind), one softmax per family.
 """
 
@@ -29,7 +29,7 @@ from vp.models.weights import RANDOM
 
 CONTEXT_LENGTH = 20
 WEIGHTS = Path(str(files("vp.models"))) / "mini_clip.safetensors"
-SETTINGS = Pretraining(steps=3000)
+SETTINGS = Pretraining(steps=4000)
 MAX_LOGIT_SCALE = math.log(100)
 
 
@@ -45,7 +45,7 @@ def known_tokens() -> list[int]:
 
 def new_mini_clip(seed: int = 0) -> CLIP:
     """The architecture with random weights. Words that pre-training never shows have a zero embedding: no information."""
-    vision = CLIPVisionCfg(layers=12, width=64, head_width=16, patch_size=8, image_size=IMAGE_PX)
+    vision = CLIPVisionCfg(layers=12, width=64, head_width=16, patch_size=6, image_size=IMAGE_PX, mlp_ratio=2)
     text = CLIPTextCfg(context_length=CONTEXT_LENGTH, width=64, heads=4, layers=2)
     with own_random_stream(seed):
         model = CLIP(64, vision, text, quick_gelu=True)
@@ -86,7 +86,7 @@ def save_mini_clip(model: CLIP, path: Path, note: dict[str, Any]) -> None:
 
 
 def training_batch(batch_size: int, step: int, seed: int) -> tuple[Tensor, dict[str, Tensor], dict[str, list[str]]]:
-    """Pixels (B, 3, 40, 40), and per family of captions the true index of each image (B,) and the captions to choose from."""
+    """Pixels (B, 3, 42, 42), and per family of captions the true index of each image (B,) and the captions to choose from."""
     scenes, generator = training_scenes(batch_size, step, seed)
     pixels = draw_partly_degraded(scenes, generator)
     return pixels, {f.name: f.truth(scenes) for f in CAPTIONS}, {f.name: f.captions(generator) for f in CAPTIONS}

@@ -1,7 +1,7 @@
 """The miniature residual network: torchvision's own `ResNet` at a quarter of ResNet-18's width, and its pre-training.
 
 It stands for ResNet-18 with its ImageNet weights (report 1.2): pre-trained on scenes of the ten silhouettes of mini10, each
-in ten colours (100 classes), it meets the ten other silhouettes of mini100 as something new. Images have 40 px and the stem
+in ten colours (100 classes), it meets the ten other silhouettes of mini100 as something new. Images have 42 px and the stem
 halves them once, as ResNet-18's divides 224 px by four.
 """
 
@@ -17,22 +17,22 @@ from torch.nn.functional import cross_entropy
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from vp.data.preprocess import CIFAR100_MEAN, CIFAR100_STD, Preprocess
-from vp.data.world import COLOUR_NAMES, TEN, training_scenes
+from vp.data.world import COLOUR_NAMES, TEN, draw, training_scenes
 from vp.machine import artifacts
 from vp.machine.errors import VpError
 from vp.machine.runtime import own_random_stream
-from vp.models.pretraining import IMAGE_PX, Pretraining, draw_partly_degraded, pretrain_model
+from vp.models.pretraining import IMAGE_PX, Pretraining, pretrain_model
 
 WIDTH = 16
 BLOCKS = 2  # in each of the four stages
 CLASSES = len(TEN) * len(COLOUR_NAMES)
 WEIGHTS = Path(str(files("vp.models"))) / "mini_resnet.safetensors"
 PREPROCESS = Preprocess(IMAGE_PX, CIFAR100_MEAN, CIFAR100_STD, "bilinear")
-SETTINGS = Pretraining(steps=3000)
+SETTINGS = Pretraining(steps=2500)
 
 
 def new_mini_resnet(seed: int = 0) -> ResNet:
-    """The architecture with random weights: images (B, 3, 40, 40) to logits of 100 classes."""
+    """The architecture with random weights: images (B, 3, 42, 42) to logits of 100 classes."""
     with own_random_stream(seed):
         network: Any = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=CLASSES)
         network.inplanes = WIDTH
@@ -67,9 +67,9 @@ def load_mini_resnet(path: Path = WEIGHTS) -> ResNet:
 
 
 def training_batch(batch_size: int, step: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Pixels (B, 3, 40, 40) and labels (B,): silhouette times ten plus colour."""
-    scenes, generator = training_scenes(batch_size, step, seed, things=len(TEN))
-    return draw_partly_degraded(scenes, generator), scenes.silhouette * len(COLOUR_NAMES) + scenes.colour
+    """Pixels (B, 3, 42, 42) and labels (B,): silhouette times ten plus colour."""
+    scenes, _ = training_scenes(batch_size, step, seed, things=len(TEN))
+    return draw(scenes, IMAGE_PX), scenes.silhouette * len(COLOUR_NAMES) + scenes.colour
 
 
 def pretrain(

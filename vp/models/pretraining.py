@@ -17,23 +17,23 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from vp.data.preprocess import resize
-from vp.data.world import Scenes, draw
+from vp.data.world import DRAWN_PX, Scenes, draw
 from vp.machine import artifacts
 from vp.machine.errors import VpError
 from vp.machine.provenance import provenance
 
-IMAGE_PX = 40
-SHARE_DEGRADED = 0.25  # of the images of each batch, drawn small and enlarged: real models, too, have seen some blurred photographs
-DEGRADED_PX = (24, 40)
+IMAGE_PX = DRAWN_PX
+SHARE_DEGRADED = 0.3  # of the images of each batch, shrunk and enlarged: real models, too, have seen some blurred photographs
+DEGRADED_PX = (14, 42)
 WEIGHT_DECAY = 0.05
 
 
 def draw_partly_degraded(scenes: Scenes, generator: torch.Generator) -> Tensor:
-    """Pixels (B, 3, 40, 40) of scenes, the first quarter of them drawn smaller and enlarged."""
+    """Pixels (B, 3, 42, 42) of scenes, the first of them shrunk to a random size and enlarged again."""
     degraded = int(len(scenes) * SHARE_DEGRADED)
     small = int(torch.randint(*DEGRADED_PX, (1,), generator=generator))
-    blurred = resize(draw(scenes[:degraded], small, generator), IMAGE_PX)
-    return torch.cat([blurred, draw(scenes[degraded:], IMAGE_PX, generator)])
+    drawn = draw(scenes, IMAGE_PX)
+    return torch.cat([resize(resize(drawn[:degraded], small), IMAGE_PX), drawn[degraded:]])
 
 
 @dataclass(frozen=True)
