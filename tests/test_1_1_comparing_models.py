@@ -500,7 +500,7 @@ def figures(
     on = " or ".join(map(str, sorted({*few.values()})))
     scaled = f" Measured on fewer than {TIME_BATCH} images at a time and multiplied: {which}, on {on}." if few else ""
     between = f" {' and '.join(shown)}: expectations/full/measured.toml." if shown else ""
-    below = f"Left: measured here, medians with quartiles.{scaled}{between} Right, hollow: {report.source}."
+    below = f"Left: measured here, medians with quartiles.{scaled} Right, hollow: {report.source}."
     resident = [resident_mib(name) for name in NETWORKS]
     saved = [cost.saved_mib(MEMORY_BATCH) for cost in costs.values()]
     marks = {
@@ -534,7 +534,7 @@ def figures(
             ),
             "Left: time of a forward pass of 8 images, logarithmic. Right: the ratio within each pair of measurements; left of the "
             "line torch.no_grad() is faster; torchvision's ViT-B/32 then takes a fused kernel for attention, too. Medians with "
-            f"quartiles.{scaled} Hollow: {report.source}, on {report.device}.{between}",
+            f"quartiles.{scaled} Hollow: {report.source}, on {report.device}.",
         ),
         "figure-4": (
             gradient_memory({"parameters and images": resident, "kept for the backward pass": saved}, marks, LABELS),
@@ -640,7 +640,7 @@ def test_what_the_seven_networks_cost(request: pytest.FixtureRequest, record, ju
     costs = {name: obtain_cost(name, device, newer_than=newer_than, **settings) for name in NETWORKS}
     where = next(iter(costs.values())).provenance
     for key, (figure, caption) in figures(costs, report, where["device"], load_measured(EXPECTATIONS)).items():
-        record("figure", id=key, title="Comparing networks", caption=caption, svg=to_svg(figure, key))
+        record("figure", id=key, title=f"Figure {key[-1]}", caption=caption, svg=to_svg(figure, key))
     head, rows = table(costs)
     record(
         "table",

@@ -13,6 +13,7 @@ from vp.data import ImageSet, load_images, union
 from vp.experiments import Result, find_run, runs
 from vp.experiments.perform import images_of, perform, restore_model
 from vp.machine.errors import VpError
+from vp.report.writeup import label_of
 
 
 def image_set(seed: int, count: int, classes: int, name: str) -> ImageSet:
@@ -116,12 +117,13 @@ def test_table_6_accuracy_on_110_classes(name: str, results, judge, record, find
     finally:
         first = len(images_of(find("zero-shot-10-test"), "test"))
         parts = [found[0].correct_images[:first], found[0].correct_images[first:]]
+        known = runs("mini")
         record(
             "table",
             id="table-6-parts",
             caption="Top-1 (%) on the images of either set, among all 110 names (seed 0).",
-            head=["Run", "10-class images", "100-class images"],
-            rows=[[name, *(f"{100 * part.float().mean():.2f}" for part in parts)]],
+            head=["What", "10-class images", "100-class images"],
+            rows=[[label_of(known[name], known), *(f"{100 * part.float().mean():.2f}" for part in parts)]],
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from html import escape
 from itertools import groupby
@@ -170,25 +170,49 @@ MARKS = {PASS: "reproduced", FAIL: "contradicted", NOT_CLAIMED: "not-run"}  # as
 
 
 def page(content: Content) -> str:
-    """The same as HTML, at the top of pytest's report."""
-    parts = [f"<style>{STYLE.read_text(encoding='utf-8')}</style>", '<div class="vp"><h2>Conformance</h2>']
-    for one in content:
-        parts += [f"<p class='lead'>{escape(headline(one))}</p>", *(f"<p>{escape(misnamed)}</p>" for misnamed in one["misnamed"])]
+    """The same as HTML, at the top of pytest's report: each solution in a line, its verdicts as signs, then section by section."""
+    links, body = [], []
+    for nth, one in enumerate(content):
+        links.append(f"<a class='depth-0' href='#solution-{nth}'>{escape(one['solution'])}</a>")
+        body += [f"<h2 id='solution-{nth}'>{escape(one['solution'])}</h2><p class='lead'>{escape(headline(one))}</p>"]
+        body += [f"<p>{escape(misnamed)}</p>" for misnamed in one["misnamed"]]
         if one["problem"]:
             continue
-        head = "".join(f"<th>{title}</th>" for title in ("Section", "Name", "Statement", "Verdict", "Counterexample"))
-        parts.append(f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>')
-        for section in one["sections"]:
-            for row, words in _told_once(section["rows"]):
-                parts.append(_table_row(section["section"], row["names"], row["statement"], row["verdict"], words))
-            if section["not claimed"]:
-                parts.append(_table_row(section["section"], section["not claimed"], "", NOT_CLAIMED, ""))
-        parts.append("</tbody></table></div>")
-    return "".join([*parts, "<details id='pytest-table'><summary>pytest's own table</summary></details></div>"])
+        asked = {f"section-{nth}-{section['section']}": section for section in one["sections"] if section["rows"]}
+        links += [f"<a class='depth-1' href='#{name}'>{escape(section['section'])}</a>" for name, section in asked.items()]
+        signs = [
+            f"<span class='signs'><a href='#{name}'>{escape(section['section'])}</a>"
+            + "".join(_sign(f"{name}-{i}", row) for i, row in enumerate(section["rows"]))
+            + "</span>"
+            for name, section in asked.items()
+        ]
+        body.append(f"<div class='strip'><div>{''.join(signs)}</div></div>")
+        for name, section in asked.items():
+            rows = "".join(_statement(f"{name}-{i}", *told) for i, told in enumerate(_told_once(section["rows"])))
+            title = f"<h3 id='{name}'>Section {escape(section['section'])}</h3>"
+            body.append(f"<section>{title}<div class='shown'><div class='claims'>{rows}</div></div></section>")
+        if lacking := [name for section in one["sections"] for name in section["not claimed"]]:
+            body.append(f"<h3>Not claimed</h3><p>{', '.join(f'<code>{escape(name)}</code>' for name in lacking)}</p>")
+    navigation = (
+        f"<nav class='beside' aria-label='Contents'>{''.join(links)}</nav>"
+        f"<details class='above'><summary>Contents</summary><nav aria-label='Contents, folded'>{''.join(links)}</nav></details>"
+    )
+    style = f"<style>{STYLE.read_text(encoding='utf-8')}</style>"
+    last = "<details id='pytest-table'><summary>pytest's own table</summary></details>"
+    return f'{style}<div class="vp">{navigation}<main>{"".join(body)}{last}</main></div>'
 
 
-def _table_row(section: str, names: Sequence[str], statement: str, verdict: str, words: str) -> str:
-    named = ", ".join(f"<code>{escape(name)}</code>" for name in names)
-    mark = f"<span class='verdict {MARKS.get(verdict, '')}'>{escape(verdict)}</span>"
-    cells = [escape(section), named, escape(statement), mark, escape(words)]
-    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+def _sign(name: str, row: dict[str, Any]) -> str:
+    told = escape(f"{row['verdict']}: {row['statement']}")
+    return f"<a class='sign {MARKS.get(row['verdict'], 'not-run')}' href='#{name}' aria-label='{told}' title='{told}'></a>"
+
+
+def _statement(name: str, row: dict[str, Any], words: str) -> str:
+    """A statement with its verdict and what refutes it; names and test are folded behind."""
+    verdict = f"<span class='verdict {MARKS.get(row['verdict'], 'not-run')}'>{escape(row['verdict'])}</span>"
+    named = ", ".join(f"<code>{escape(one)}</code>" for one in row["names"])
+    told = f"<span class='truth'>{escape(words)}</span>" if words else ""
+    return (
+        f"<details class='claim' id='{name}'><summary>{verdict}<span>{escape(row['statement'])}{told}</span></summary>"
+        f"<ul><li>{named}</li><li><code>{escape(row['test'])}</code></li></ul></details>"
+    )

@@ -353,10 +353,12 @@ def test_the_writeup_judges_the_runs_own_numbers(scale: str) -> None:
     cells = [(A, 64.0, Verdict.REPRODUCED), (B, 60.0, Verdict.CONTRADICTED)]
     html = render(written_up(contrasts, *cells, scale=scale))
     line = "1 of 2 differences have full scale&#x27;s sign, 1 within a factor of two; 1 not measured"
-    (folded,) = re.findall(rf"<details><summary>What carries over: {line}</summary>(.*?)</details>", html)
+    assert html.count(f"<p>{line}.</p>") == 1
+    (folded,) = re.findall(r"<details class='more'><summary>All differences</summary>(.*?)</details>", html)
     cells_of_row = re.findall(r"<td>(.*?)</td>", folded)
     assert cells_of_row[:7] == [A, B, "+4.00", "+4.00", "yes", "yes", "one source"]
-    assert html.index("Verdicts of this run") < html.index("What carries over") < html.index("<h2>")
+    assert html.count(f"<title>{A} - {B}: +4.0 at full scale, +4.0 here</title>") == 1
+    assert html.index("id='opening'") < html.index("What carries over") < html.index("id='chapter-0'")
 
 
 def test_what_was_only_rehearsed_carries_nothing_over() -> None:

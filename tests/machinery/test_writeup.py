@@ -63,22 +63,42 @@ def text_of(html: str) -> str:
     return " ".join(unescape(re.sub("<[^>]*>", " ", html)).split())
 
 
-def row_of(html: str, name: str) -> str:
-    """The text of the one table row of a run or claim."""
-    (row,) = re.findall(rf"<tr id='{name}'>(.*?)</tr>", html, re.DOTALL)
+def row_of(html: str, run: str) -> str:
+    """The text of the one table row of a run."""
+    (row,) = re.findall(rf"<tr id='{run}'>(.*?)</tr>", html, re.DOTALL)
     return text_of(row)
+
+
+def behind(html: str, run: str) -> str:
+    """The text of a run's row in the folded table behind that one: what it is, its value, what is expected, the verdict."""
+    (row,) = re.findall(rf"<tr><td>((?:<a [^>]*>)?<code>{run}</code>.*?)</tr>", html, re.DOTALL)
+    return text_of(row)
+
+
+def statement(html: str, claim: str) -> str:
+    """The text of a statement, the folded part included."""
+    (found,) = re.findall(rf"<details class='claim' id='{claim}'>(.*?)</details>", html, re.DOTALL)
+    return text_of(found)
+
+
+def seen(html: str, claim: str) -> str:
+    """The text of a statement that is seen without unfolding."""
+    (found,) = re.findall(rf"<details class='claim' id='{claim}'><summary>(.*?)</summary>", html, re.DOTALL)
+    return text_of(found)
 
 
 def counted(html: str, column: int = 0) -> dict[str, int]:
     """The table at the top: how often each verdict was given to statements (column 0) or numbers (1)."""
     (table,) = re.findall(r"<caption>Verdicts of this run</caption>(.*?)</table>", html)
-    rows = re.findall(r"class='verdict ([\w-]+)'>.*?<td class='number'>(\d+)</td><td class='number'>(\d+)</td>", table)
+    rows = re.findall(
+        r"class='verdict ([\w-]+)'>[^<]*</span></td><td class='number'>(\d+)</td><td class='number'>(\d+)</td>", table
+    )
     return {name: int(counts[column]) for name, *counts in rows}
 
 
 def shown(html: str) -> Counter[str]:
-    """How often each verdict stands below the table at the top."""
-    return Counter(re.findall(r"class='verdict ([\w-]+)'", html.split("</table>", 1)[1]))
+    """How often each verdict's sign stands beside a statement or a number."""
+    return Counter(re.findall(r"<span class='sign ([\w-]+)'", html))
 
 
 # -- verdicts --------------------------------------------------------------------------------------------------------------
@@ -88,7 +108,8 @@ def test_without_entries_everything_is_not_run() -> None:
     """With no entries at all the page says of every number that it was not run, and why."""
     html = page()
     assert counted(html, 1) == {"reproduced": 0, "within-noise": 0, "contradicted": 0, "corrected": 0, "not-run": len(RUNS)}
-    assert text_of(html).count("its test was not part of this run, or did not finish") == len(RUNS)
+    assert html.count("<span class='quiet'>its test was not part of this run, or did not finish</span>") == len(RUNS)
+    assert "its test was not part of this run, or did not finish (4 of 4 numbers)" in text_of(html)
     assert "Of 0 statements that can be tested, 0 were decided in this run" in html
 
 
@@ -104,7 +125,8 @@ def test_tables_1_and_2_list_every_run(scale: str, table: str) -> None:
     assert [name for name in ids if runs(scale)[name].table == table] == [run.name for run in listed]
     for i, (run, row) in enumerate(zip(listed, rows, strict=True)):
         assert row.startswith(f"{run.dataset} ")
-        assert row.endswith(f" {10 + i} 90.12 (88.8 to 91.5) 90.00 ± 0.50 reproduced")
+        assert row.endswith(f" {10 + i} 90.12 (88.8 to 91.5)")
+        assert behind(html, run.name).endswith("90.12 (88.8 to 91.5) 90.00 ± 0.50 reproduced")
 
 
 verdicts = st.sampled_from(list(Verdict))
@@ -137,33 +159,36 @@ def test_a_missing_cell_says_why() -> None:
     excuse = {"kind": "not run", "runs": ["padding-10", "padding-100"], "reason": "no GPU here"}
     for entries in ([excuse, cell("padding-100")], [cell("padding-100"), excuse]):
         html = page(*entries)
-        assert row_of(html, "padding-10").endswith("– – – NOT RUN no GPU here")
-        assert row_of(html, "padding-100").endswith("90.12 (88.8 to 91.5) 90.00 ± 0.50 reproduced")
+        assert row_of(html, "padding-10").endswith(" – –")
+        assert behind(html, "padding-10").endswith(" – – NOT RUN no GPU here")
+        assert "no GPU here (1 of 4 numbers)" in text_of(html)
+        assert behind(html, "padding-100").endswith("90.12 (88.8 to 91.5) 90.00 ± 0.50 reproduced")
         assert counted(html, 1)["not-run"] == len(RUNS) - 1
 
 
 def test_a_number_without_expectation_is_shown() -> None:
     """A number that was measured but cannot be judged is shown, with the reason, and counts as NOT RUN."""
     html = page(cell("padding-10", Verdict.NOT_RUN, expected=None, tolerance=None, reason="no expectation is committed"))
-    assert row_of(html, "padding-10").endswith("90.12 (88.8 to 91.5) – NOT RUN no expectation is committed")
+    assert row_of(html, "padding-10").endswith("90.12 (88.8 to 91.5)")
+    assert behind(html, "padding-10").endswith("90.12 (88.8 to 91.5) – NOT RUN no expectation is committed")
     assert counted(html, 1)["not-run"] == len(RUNS)
 
 
 def test_seeds_are_shown_by_their_spread() -> None:
     """Over several seeds a number has the standard deviation of one beside its interval."""
     html = page(cell("padding-10", value=91.0, seeds=[90.0, 91.0, 92.0]))
-    assert "91.00 (88.8 to 91.5, seeds ± 1.00)" in row_of(html, "padding-10")
+    assert "91.00 (88.8 to 91.5) , seeds ± 1.00" in behind(html, "padding-10")
 
 
 def test_figures_published_elsewhere_have_a_column() -> None:
     """Figures published elsewhere stand beside their run, in a column that only such tables have."""
     html = page(published={"padding-10": [Published(95.2, "AutoVP"), Published(95.0, "linear probe")]})
-    assert "95.2 AutoVP 95 linear probe" in row_of(html, "padding-10")
+    assert "95.2 AutoVP 95 linear probe" in behind(html, "padding-10")
     assert html.count("<th>Published elsewhere</th>") == 1
 
 
 def test_a_claim_says_what_where_and_why() -> None:
-    """A claim's row has the report's words, the truth, its value, this run's evidence, verdict, tests, code, tables and figures."""
+    """A statement has the report's words, the truth and a line of evidence; behind it all evidence, tests, code, tables."""
     link = Link("tests/test_2_2_visual_prompts.py::test_a", 7, ("a",), False)
     one = judgement(
         "a",
@@ -176,9 +201,10 @@ def test_a_claim_says_what_where_and_why() -> None:
         shown_in=("figure-5", "table_2"),
     )
     html = page(judgements=[one], folder=Path("../project"))
-    assert row_of(html, "a") == (
-        "sentence of a In truth: Not so. Test test_a · Code vp.prompts.Padding · See Figure 5 , Table 2 "
-        "1 > 2 measured 3 and 4 corrected"
+    assert seen(html, "a") == "sentence of a In truth: Not so. report 1 > 2; measured 3"
+    assert statement(html, "a").removeprefix(seen(html, "a")) == (
+        " corrected Report: 1 > 2 measured 3 and 4 Test test_a Code vp.prompts.Padding See Figure 5 , Table 2 "
+        "Link to this statement"
     )
     assert "<a href='../project/tests/test_2_2_visual_prompts.py' title='tests/test_2_2_visual_prompts.py:7'>" in html
     assert re.search(r"<a href='\.\./project/vp/prompts/visual\.py' title='vp/prompts/visual\.py:\d+'>", html)
@@ -197,11 +223,22 @@ def test_a_section_that_was_no_part_of_the_run_is_folded_away() -> None:
         assert "<summary class='quiet'>" not in page(judgements=[missed, argued, other])
 
 
+def test_neighbours_say_once_what_they_share() -> None:
+    """What the sentences of neighbours have in common before a colon is said once above them; each keeps its own end."""
+    claims = [
+        replace(judgement(name).claim, sentence=f"{stem}: {name}") for stem, name in (("All", "a"), ("All", "b"), ("One", "c"))
+    ]
+    html = page(judgements=[Judgement(claim, Verdict.REPRODUCED) for claim in claims])
+    below = html[html.index("<div class='claims'>") :]
+    assert text_of(below).count("All:") == 1
+    assert [seen(html, name) for name in "abc"] == ["a", "b", "One: c"]
+
+
 def test_only_what_was_confirmed_is_called_the_truth() -> None:
     """A correction is “in truth” only when this run confirmed it; otherwise it is what was tested in the report's place."""
     verdicts_of = {"a": Verdict.CORRECTED, "b": Verdict.CONTRADICTED, "c": Verdict.NOT_RUN, "d": None}
     html = page(judgements=[judgement(name, verdict, corrected="Not so.") for name, verdict in verdicts_of.items()])
-    words = {name: row_of(html, name).removeprefix(f"sentence of {name} ").split(": Not so.")[0] for name in verdicts_of}
+    words = {name: seen(html, name).removeprefix(f"sentence of {name} ").split(": Not so.")[0] for name in verdicts_of}
     assert words == {"a": "In truth", "b": "Tested instead", "c": "Tested instead", "d": "Rather"}
 
 
@@ -210,12 +247,13 @@ def test_a_miniature_number_does_not_reproduce_the_reports() -> None:
     report = {"padding-10": Expectation(92.74, 0.5, "report, table 2", "")}
     entries = (cell("padding-10"), cell("padding-100", Verdict.CONTRADICTED))
     html = page(*entries, report=report, judgements=[judgement("a")], about={**ABOUT, "numbers held to": "the miniature"})
-    assert row_of(html, "padding-10").endswith("92.74 90.12 (88.8 to 91.5) 90.00 ± 0.50 as expected here")
-    assert row_of(html, "padding-100").endswith("90.00 ± 0.50 not as expected here")
-    assert row_of(html, "a").endswith("reproduced")
+    assert row_of(html, "padding-10").endswith("92.74 90.12 (88.8 to 91.5)")
+    assert behind(html, "padding-10").endswith("90.12 (88.8 to 91.5) 90.00 ± 0.50 as expected here")
+    assert behind(html, "padding-100").endswith("90.00 ± 0.50 not as expected here")
+    assert " reproduced " in statement(html, "a")
     assert "<th>Report (on CIFAR)</th>" in html
     full = page(*entries, report=report)
-    assert row_of(full, "padding-10").endswith("reproduced")
+    assert behind(full, "padding-10").endswith("reproduced")
     assert "(on CIFAR)" not in full
 
 
@@ -236,10 +274,11 @@ def test_a_number_leads_to_its_test() -> None:
 def test_an_added_claim_is_no_quotation() -> None:
     """What the report does not say is not put into its mouth; an argued claim has its reason."""
     html = page(judgements=[judgement("a", added=True), judgement("b", None), judgement("c", Verdict.NOT_RUN, reason="no GPU")])
-    assert row_of(html, "a").startswith("sentence of a (added)")
-    assert row_of(html, "b").startswith("sentence of b")
-    assert row_of(html, "b").endswith("argued")
-    assert row_of(html, "c").endswith("no GPU NOT RUN")
+    assert seen(html, "a") == "sentence of a (added)"
+    assert seen(html, "b") == "sentence of b"
+    assert " argued " in statement(html, "b")
+    assert seen(html, "c") == "sentence of c no GPU"
+    assert " NOT RUN no GPU " in statement(html, "c")
 
 
 def test_an_accuracy_claim_shows_its_numbers() -> None:
@@ -248,9 +287,10 @@ def test_an_accuracy_claim_shows_its_numbers() -> None:
     few, many = ("padding-10", "padding-100"), tuple(name for name in RUNS if name.startswith("deep-10-block0"))
     claims = [judgement("few", kind=Kind.ACCURACY, runs=few), judgement("many", kind=Kind.ACCURACY, runs=many)]
     html = page(*(cell(name) for name in (*few, *many)), judgements=claims, report=report)
-    assert "padding-10 90.12 (88.8 to 91.5) padding-100 90.12 (88.8 to 91.5) reproduced" in row_of(html, "few")
-    assert f"{len(many)} numbers, 90.12 to 90.12; {len(many)} within their tolerance" in row_of(html, "many")
-    assert ", ".join(f"{report[name].value:g}" for name in few) in row_of(html, "few")
+    assert "padding-10 90.12 (88.8 to 91.5) padding-100 90.12 (88.8 to 91.5)" in statement(html, "few")
+    assert f"{len(many)} numbers, 90.12 to 90.12; {len(many)} within their tolerance" in statement(html, "many")
+    printed = ", ".join(f"{report[name].value:g}" for name in few)
+    assert seen(html, "few").endswith(f"here 90.12, 90.12, report {printed}")
 
 
 def test_what_no_section_lists_is_shown_at_the_end() -> None:
@@ -615,12 +655,12 @@ def test_the_report_opens_with_the_writeup(workers: str, project: Path) -> None:
     missing = len(deselecting) // 2
     assert counted(writeup) == {"reproduced": 3 - missing, "within-noise": 0, "contradicted": 3, "corrected": 1, "not-run": missing}
     assert counted(writeup, 1)["reproduced"] == 1
-    assert row_of(writeup, "zero-shot-10-test").endswith("90.12 (88.8 to 91.5, seeds ± 0.18) 90.00 ± 0.50 as expected here")
-    assert row_of(writeup, "padding-10").endswith("NOT RUN RuntimeError: planted <failure>")
-    assert row_of(writeup, "padding-100").endswith("NOT RUN planted reason")
-    assert row_of(writeup, "proved").startswith("A theorem with <script>markup</script>. Test test_proved")
-    assert row_of(writeup, "right").startswith("The report's <b>words</b>. In truth: What is right.")
-    assert row_of(writeup, "wrong").endswith("refuted: AssertionError: planted <refutation> assert 1 == 2 contradicted")
+    assert behind(writeup, "zero-shot-10-test").endswith("90.12 (88.8 to 91.5) , seeds ± 0.18 90.00 ± 0.50 as expected here")
+    assert behind(writeup, "padding-10").endswith("NOT RUN RuntimeError: planted <failure>")
+    assert behind(writeup, "padding-100").endswith("NOT RUN planted reason")
+    assert seen(writeup, "proved") == "A theorem with <script>markup</script>. proved"
+    assert seen(writeup, "right").startswith("The report's <b>words</b>. In truth: What is right.")
+    assert seen(writeup, "wrong").endswith("refuted: AssertionError: planted <refutation> assert 1 == 2")
     assert "passed A test's sentence with <i>markup</i>. test_proved" in text_of(writeup)
     assert "href='tests/test_2_9_planted.py'" in writeup
     assert "claim 'unknown' is not in claims.toml" in text_of(writeup)

@@ -17,15 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from vp.evaluation import seed_spread
-from vp.experiments import DeepTokens, NewHead, Run
+from vp.experiments import DeepTokens, NewHead, Run, VisualPrompt
 from vp.machine.errors import VpError
-from vp.report.claims import Entry, Judgement, Kind, Link
+from vp.report.claims import Claim, Entry, Judgement, Kind, Link
 from vp.report.expectations import Expectation, Published, Verdict
-from vp.report.fidelity import Contrast, judge, table_of_fidelity
+from vp.report.fidelity import Contrast, Judged, judge, table_of_fidelity
 from vp.report.measured import MeasuredGpu, table_of_gpus
 from vp.report.writeup.chapters import CAPTIONS, CHAPTERS, TITLES, Section
+from vp.report.writeup.findings import findings
 
 PACKAGE = Path(__file__).parents[2]
+SHORT = 24  # characters of what the report prints
+BRIEF = 72  # characters of evidence that are seen without unfolding
+DIFFERENCE = re.compile(r"[+-]\d+\.\d+ points|ahead in \d+ of \d+ cells")  # in the evidence of an ordering
+PASSED = re.compile(r"^(proved|confirmed) by .*")  # how many tests is told behind
 Content = dict[str, Any]
 
 
@@ -47,7 +52,7 @@ def build(
     """All that the writeup says. `problem`: which of its files cannot be read; without the ledger there are no judgements."""
     known = list(entries)
     numbers = _numbers(known, sources)
-    chapters = []
+    chapters: list[Content] = []
     listed = [section for sections in CHAPTERS.values() for section in sections]
     for title, sections in CHAPTERS.items():
         parts = [_section(section, known, judgements, numbers, sources) for section in sections]
@@ -55,15 +60,18 @@ def build(
     if left := _left_over(known, listed, judgements):
         chapters.append({"title": "Also recorded", "sections": [_section(left, known, judgements, numbers, sources)]})
     claims = [judgement for judgement in judgements if judgement.verdict]
+    decided = [claim for chapter in chapters for section in chapter["sections"] for claim in section["claims"]]
+    contrasts = judge(sources.contrasts, _measured(numbers))
     return {
         "about": dict(sources.about),
         "problem": problem,
+        "findings": findings(numbers, decided, sources.about.get("numbers held to") == "the miniature"),
         "statements": _count(Verdict(judgement.verdict) for judgement in claims if judgement.verdict),
         "numbers": _count(Verdict(number["verdict"]) for number in numbers.values()),
         "argued": len(judgements) - len(claims),
         "chapters": chapters,
         "gpus": table_of_gpus(sources.gpus),
-        "fidelity": table_of_fidelity(judge(sources.contrasts, _measured(numbers))),
+        "fidelity": table_of_fidelity(contrasts) | {"points": [_point(one) for one in contrasts if one.own is not None]},
         "tests": [dict(test) for test in tests],
     }
 
@@ -144,9 +152,11 @@ def _numbers(known: Sequence[Entry], sources: Sources) -> dict[str, Content]:
         tokens = run.method if isinstance(run.method, DeepTokens) else None
         found[name] = {
             "run": name,
+            "table": run.table,
             "test": cell.get("test") or "",
             "dataset": run.dataset,
             "what": _what(run, sources.runs),
+            "label": label_of(run, sources.runs),
             "block": tokens.block if tokens else None,
             "n": tokens.n if tokens else None,
             "report": _printed(name, sources.report),
@@ -169,6 +179,11 @@ def _measured(numbers: Mapping[str, Content]) -> dict[str, float]:
     return {name: value for name, value in some.items() if value is not None}
 
 
+def _point(one: Judged) -> Content:
+    """A difference at full scale and here, for the figure of what carries over."""
+    return {"name": one.contrast.name, "full": one.contrast.real, "here": one.own, "agrees": one.sign}
+
+
 def _printed(name: str, report: Mapping[str, Expectation]) -> float | None:
     """The value that the report itself prints for a run; replications are no part of this column."""
     return report[name].value if name in report and report[name].source.startswith("report") else None
@@ -186,6 +201,28 @@ def _what(run: Run, runs: Mapping[str, Run]) -> str:
     return "; ".join(words)
 
 
+def label_of(run: Run, runs: Mapping[str, Run]) -> str:
+    """A run in a few words, for a figure; the readouts of a deep prompt share one."""
+    method = run.method
+    words = str(method)
+    if isinstance(method, DeepTokens):
+        words = f"block {method.block}, {method.n} token{'s' if method.n > 1 else ''}"
+    elif isinstance(method, VisualPrompt):
+        words = method.kind.replace("-", " ")
+    elif isinstance(method, NewHead):
+        others = ["frozen"] * (method.statistics == "frozen") + ["flips"] * bool(method.flip)
+        words = ", ".join([" and ".join(("head", *method.stages)), *others])
+    if run.table == "why" and run.recipe:
+        words += f", {run.recipe.epochs} epochs"
+    if run.split == "train":
+        words += ", training images"
+    if run.weights_from and (trained_on := runs[run.weights_from].dataset) != run.dataset:
+        words += f", trained on {trained_on}"
+    if run.noise:
+        words += f", noise {run.noise.std:g}{', clamped' if run.noise.clamp else ''}"
+    return words
+
+
 # -- claims ----------------------------------------------------------------------------------------------------------------
 
 
@@ -201,6 +238,7 @@ def _claim(judgement: Judgement, numbers: Mapping[str, Content], sources: Source
         "added": claim.added,
         "printed": claim.printed or _range([number["report"] for number in own]),
         "runs": [number["run"] for number in own],
+        "brief": _brief(claim, own, judgement),
         "evidence": [*_values(own), *judgement.evidence],
         "verdict": str(judgement.verdict) if judgement.verdict else str(Kind.ARGUED),
         "reason": claim.reason if claim.kind is Kind.ARGUED else judgement.reason,
@@ -208,6 +246,31 @@ def _claim(judgement: Judgement, numbers: Mapping[str, Content], sources: Source
         "code": [_code(name) for name in claim.code],
         "shown_in": [*tables, *claim.shown_in] or ([claim.family] if claim.family else []),
     }
+
+
+def _brief(claim: Claim, numbers: Sequence[Content], judgement: Judgement) -> str:
+    """What a claim's verdict rests on, in a few words: the difference, the values, the number of tests, or why there is none."""
+    if claim.kind is Kind.ARGUED:
+        return ""
+    told = []
+    here = _range([round(number["value"], 2) for number in numbers if number["value"] is not None])
+    printed = claim.printed or _range([number["report"] for number in numbers])
+    if len(printed) > SHORT and (here or judgement.evidence):
+        printed = ""
+    if here and printed:
+        told.append(f"here {here}, report {printed}")
+    elif here or printed:
+        told.append(f"here {here}" if here else f"report {printed}")
+    for evidence in judgement.evidence[:1]:
+        found = DIFFERENCE.findall(evidence)
+        told.append(", ".join(found[:2]) if found else _shortened(PASSED.sub(r"\1", evidence)))
+    if judgement.reason and not here:
+        told.append(_shortened(judgement.reason))
+    return "; ".join(dict.fromkeys(told))
+
+
+def _shortened(words: str) -> str:
+    return words if len(words) <= BRIEF else f"{words[:BRIEF].rpartition(' ')[0]} …"
 
 
 def _code(name: str) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def against_time(panels: Sequence[Panel], values: Sequence[float], labels: Seque
     On a linear scale the least-squares line is drawn as well, on a logarithmic one there is none.
     """
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(3.9 * len(panels), 3.1), layout="constrained")
+        figure = Figure(figsize=(2.6 * len(panels), 2.6), layout="constrained")
         FigureCanvasAgg(figure)  # measures the labels
         axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
         for ax, panel in zip(axes, panels, strict=True):
@@ -120,7 +120,7 @@ def gradient_times(
     elsewhere: times without gradients on other devices, the report's first, hollow.
     """
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.4, 3.2), layout="constrained")
+        figure = Figure(figsize=(7.4, 2.7), layout="constrained")
         times, ratio = figure.subplots(1, 2, sharey=True, gridspec_kw={"width_ratios": [1.5, 1]})
         places = range(len(labels))
         for measured, up, colour, marker, name in (
@@ -155,7 +155,7 @@ def gradient_memory(
 ) -> Figure:
     """MiB at a batch of 64: stacked bars of the least that is needed, and marks of measured peaks (values, marker): figure 4."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.4, 3.4), layout="constrained")
+        figure = Figure(figsize=(7.4, 2.8), layout="constrained")
         ax = figure.subplots()
         left = [0.0] * len(labels)
         for (name, mib), colour in zip(parts.items(), (GREY, BAR), strict=True):

@@ -53,10 +53,10 @@ def prediction_bars(pictures: Sequence[Tensor], probabilities: Tensor, labels: S
     with mpl.rc_context(STYLE):
         columns = min(4, len(pictures))
         rows = -(-len(pictures) // columns)
-        bars = 0.25 * len(labels) + 0.25
+        bars = 0.2 * len(labels) + 0.2
         width = max(1.9, 1.2 + 0.065 * max(map(len, labels)))
-        figure = Figure(figsize=(width * columns, rows * (1.6 + bars)), layout="constrained")
-        axes = figure.subplots(2 * rows, columns, squeeze=False, gridspec_kw={"height_ratios": [1.4, bars] * rows})
+        figure = Figure(figsize=(width * columns, rows * (1.2 + bars)), layout="constrained")
+        axes = figure.subplots(2 * rows, columns, squeeze=False, gridspec_kw={"height_ratios": [1.0, bars] * rows})
         for ax in axes.flat:
             ax.set_axis_off()
         for i, (picture, row, title) in enumerate(zip(pictures, probabilities.tolist(), titles, strict=True)):
@@ -79,7 +79,7 @@ def prediction_bars(pictures: Sequence[Tensor], probabilities: Tensor, labels: S
 def noise_curve(stds: Sequence[float], lines: Mapping[str, Sequence[tuple[float, tuple[float, float]]]]) -> Figure:
     """Top-1 (%) with its 95% interval against the std of the noise, a line for each model."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(4.6, 3.0), layout="constrained")
+        figure = Figure(figsize=(5.6, 2.3), layout="constrained")
         axes = figure.subplots()
         for (label, points), colour, marker in zip(lines.items(), (BAR, BAR_TOP), ("o", "s"), strict=False):
             values = [value for value, _ in points]
@@ -97,7 +97,7 @@ def noise_curve(stds: Sequence[float], lines: Mapping[str, Sequence[tuple[float,
 def learnt_prompt(canvas: Tensor, pictures: Sequence[Tensor], prompted: Sequence[Tensor], title: str) -> Figure:
     """A prompt's canvas, then pictures without (above) and with it (below), all (3, I, I) in [0, 1]: figures 7 and 8."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(1.5 * (len(pictures) + 1), 3.3), layout="constrained")
+        figure = Figure(figsize=(1.5 * (len(pictures) + 1), 3.0), layout="constrained")
         axes = figure.subplots(2, len(pictures) + 1)
         _show(axes[0, 0], canvas)
         axes[0, 0].set_title(title, fontsize=8)

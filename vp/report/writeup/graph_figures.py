@@ -22,7 +22,7 @@ Matrix = Sequence[Sequence[float]]
 def graphs_with_matrices(graphs: Mapping[str, nx.Graph[Any]]) -> Figure:
     """Each graph above its adjacency matrix; the hub, if one node alone is joined to all others, is drawn in the middle."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(2.3 * len(graphs), 4.4), layout="constrained")
+        figure = Figure(figsize=(2.3 * len(graphs), 2.9), layout="constrained")
         axes = figure.subplots(2, len(graphs), squeeze=False)
         for top, bottom, (title, graph) in zip(*axes, graphs.items(), strict=True):
             top.set_title(title)
@@ -44,7 +44,7 @@ def walk_counts(powers: Mapping[int, Matrix]) -> Figure:
 def attention_graphs(graphs: Mapping[str, nx.DiGraph[Any]]) -> Figure:
     """Attention graphs, each above the matrix of its weights; arrows are as wide as the attention."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(3.5 * len(graphs), 6), layout="constrained")
+        figure = Figure(figsize=(3.5 * len(graphs), 3.4), layout="constrained")
         axes = figure.subplots(2, len(graphs), squeeze=False)
         for top, bottom, (title, graph) in zip(*axes, graphs.items(), strict=True):
             top.set_title(title)
