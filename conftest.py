@@ -14,7 +14,7 @@ import hypothesis
 import pytest
 
 from tests.conformance import options as conformance
-from tests.support import full_scale, reporting
+from tests.support import ending, full_scale, progress, reporting
 from tests.support.reporting import ENTRIES, SECTION_FILE, claims_of, ledger
 from vp.machine.devices import give_worker_its_device, usable_cores
 
@@ -40,7 +40,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "gpu: trains or measures at full scale; needs a CUDA device, weights and data")
-    config.addinivalue_line("markers", "reproduces(*runs): these runs of vp.experiments are trained and judged by this test")
+    config.addinivalue_line(
+        "markers", "reproduces(*runs, seeds_of, seeds): these runs of vp.experiments are trained and judged; more seeds of others"
+    )
     config.addinivalue_line(
         "markers",
         "claim(*ids): this test decides these claims of expectations/claims.toml; {name} in an id is a parameter of the test",
@@ -49,6 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "specifies(*names): states what these public names must do; with --impl, those of someone else's solution"
     )
     config.addinivalue_line("markers", "alone: measures time or memory; no other test of this machine runs at the same time")
+    config.addinivalue_line("markers", "browser: opens the page in chromium; NOT RUN without selenium, chromium and its driver")
     seeds = config.getoption("--seeds")
     if seeds < 1:
         raise pytest.UsageError(f"--seeds {seeds}: give at least 1")
@@ -57,12 +60,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--accept") and config.getoption("--scale") == "full":
         raise pytest.UsageError("--accept belongs to --scale mini: what full scale is held to are the report's own numbers")
     full_scale.configure(config)
-    if results := config.getoption("--results"):
-        if not results.absolute().parent.is_dir():
-            raise pytest.UsageError(f"--results {results}: there is no folder {results.absolute().parent}")
-        if results.is_dir():
-            raise pytest.UsageError(f"--results {results}: that is a folder, give a file")
+    ending.refuse_what_cannot_be_written(config)
     config.pluginmanager.register(reporting, "vp-reporting")
+    config.pluginmanager.register(progress.plugin(config), "vp-progress")
     hypothesis.settings.register_profile("vp", deadline=None, max_examples=int(os.environ.get("VP_EXAMPLES", "25")))
     hypothesis.settings.load_profile("vp")
     if config.getoption("--impl"):

@@ -645,7 +645,7 @@ def test_accuracy_of_fine_tuning(name: str, results, judge) -> None:
 
 
 @pytest.mark.claim("flip-improves{statistics}")
-@pytest.mark.reproduces
+@pytest.mark.reproduces(seeds_of=("residual-100", "residual-100-flip"), seeds=3)
 @pytest.mark.parametrize("statistics", ["", "-frozen"], ids=["drifting", "frozen"])
 def test_flips_improve_the_accuracy(statistics: str, results, judge) -> None:
     """Random horizontal flips of the training images increase the model's performance (three seeds)."""
@@ -663,7 +663,7 @@ def test_the_reports_improvement_by_flips_is_within_noise() -> None:
 
 
 @pytest.mark.claim("last-layers-beat-first")
-@pytest.mark.reproduces
+@pytest.mark.reproduces(seeds_of=("residual-100-last", "residual-100-first"), seeds=3)
 def test_the_last_stage_is_worth_more_than_the_first(results, judge) -> None:
     """Better performance is achievable by fine-tuning the last layers than the first, along with the classifier (three seeds)."""
     last, first = (results(f"residual-100-{which}", at_least=3) for which in ("last", "first"))

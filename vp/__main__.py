@@ -8,10 +8,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
+from typing import TextIO
 
 from vp.machine.device_lock import this_device
 from vp.machine.errors import VpError
@@ -79,7 +81,8 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run a command; 0 when done, 2 for an error the user can mend, 130 when interrupted."""
     arguments = _parser().parse_args(words)
     try:
-        with nullcontext() if arguments.command in ("list", "fetch", "bench") else this_device().share():
+        with warnings.catch_warnings(), nullcontext() if arguments.command in ("list", "fetch", "bench") else this_device().share():
+            warnings.showwarning = _note
             module, _, function = arguments.performs.partition(":")
             getattr(import_module(f"vp.commands.{module}"), function)(arguments)
         sys.stdout.flush()
@@ -92,6 +95,17 @@ def main(words: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _note(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None, line: str | None = None
+) -> None:
+    """A warning of vp's is one line for people; one of a library keeps the place that it comes from."""
+    ours = category.__module__.partition(".")[0] == "vp"
+    told = (
+        f"note: {' '.join(str(message).split())}\n" if ours else warnings.formatwarning(message, category, filename, lineno, line)
+    )
+    (file or sys.stderr).write(told)
 
 
 if __name__ == "__main__":

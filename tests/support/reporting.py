@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.conformance import options as conformance
-from tests.support import full_scale
+from tests.support import ending, full_scale
 
 ROOT = Path(__file__).parent.parent.parent
 EXPECTATIONS = ROOT / "expectations"
@@ -29,10 +29,12 @@ ENTRIES: pytest.StashKey[list[Entry]] = pytest.StashKey()  # of a test on a work
 TESTS: pytest.StashKey[dict[str, Entry]] = pytest.StashKey()
 CASES: pytest.StashKey[dict[str, list[str]]] = pytest.StashKey()
 WRITEUP: pytest.StashKey[Any] = pytest.StashKey()
+BEGAN: pytest.StashKey[float] = pytest.StashKey()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[ENTRIES], config.stash[TESTS], config.stash[CASES] = [], {}, {}
+    config.stash[BEGAN] = time.time()
 
 
 def claims_of(item: pytest.Item) -> list[str]:
@@ -222,10 +224,9 @@ def _writeup(config: pytest.Config) -> tuple[Any, list[str]]:
 
 
 SCALE_IN_WORDS = {
-    "mini": "Scale: mini. Every model here was really trained and tested, on an embedded world of drawn images (mini10 and "
-    "mini100 in place of CIFAR-10 and CIFAR-100) with a miniature CLIP. Its numbers are held to this scale's own expectations; "
-    "the report's numbers stand beside them, and only the full scale can tell whether those are reproduced. What should carry "
-    "over is how the methods compare.",
+    "mini": "Scale: mini. Every model was really trained and tested, on drawn images (mini10 and mini100 in place of CIFAR-10 and "
+    "CIFAR-100) with a miniature CLIP. Numbers are held to this scale's own expectations; only the full scale can tell whether "
+    "the report's, beside them, are reproduced. What should carry over is how the methods compare.",
     "full": "Scale: full. CIFAR-10 and CIFAR-100 with OpenAI's CLIP ViT-B/32; numbers are held to the report's, within "
     "tolerances taken from independent replications.",
 }
@@ -249,10 +250,11 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             terminalreporter.write_line(f"{count} x {reason}")
     if WRITEUP not in config.stash:
         return
-    content, complaints, seconds = config.stash[WRITEUP]
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in content["statements"].items() if count)
-    terminalreporter.section("claims of the report")
-    terminalreporter.write_line(f"{counts}; {content['argued']} argued (judged in {seconds:.2f} s)")
+    content, complaints, _ = config.stash[WRITEUP]
+    terminalreporter.section("findings and claims of the report")
+    page = str(getattr(config.option, "htmlpath", None) or "")
+    for line in ending.lines(content, page, time.time() - config.stash[BEGAN]):
+        terminalreporter.write_line(line)
     for line in [*([content["problem"]] if content["problem"] else []), *complaints]:
         terminalreporter.write_line(f"FAILED {line}", red=True)
 
