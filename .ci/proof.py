@@ -50,14 +50,14 @@ def steps(device: str, short: bool, scratch: str) -> dict[str, tuple[list[str], 
         "laws": ([*pytest, "-m", "gpu and not reproduces", "-n0", outcomes("laws")], 60.0),
         "bench": ([python, "-m", "vp", "bench", f"--device={device}", "--json"], 100.0),
         "costs": ([*pytest, "--scale=mini", "-n0", "-k", "test_what_the_seven_networks_cost", outcomes("costs")], 35.0),
-        "miniature": ([*pytest, "--scale=mini", "-n2", f"--results={scratch}/mini.json", outcomes("miniature")], 180.0),
+        "miniature": ([*pytest, "--scale=mini", "-n4", f"--results={scratch}/mini.json", outcomes("miniature")], 180.0),
         "rehearsal": ([*pytest, "-m", "gpu and reproduces", "--rehearse", "-n4", outcomes("rehearsal")], 105.0),
     }
     if short:  # the costs of section 1.1 are no shorter on a few networks: the miniature report measures them
         del found["costs"]
         more = {
             "bench": ("--scale=mini", "--images=8", "--batch=4"),
-            "miniature": FEW_OF_MINIATURE,
+            "miniature": ("-n1", *FEW_OF_MINIATURE),
             "rehearsal": ("-n2", *FEW_CELLS),
         }
         found = {name: ([*command, *more.get(name, ())], 4 * limit_s) for name, (command, limit_s) in found.items()}
