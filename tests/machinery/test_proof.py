@@ -37,7 +37,7 @@ def test_the_steps_fit_into_eight_minutes(proof: Any) -> None:
     assert [*steps] == ["laws", "bench", "costs", "miniature", "rehearsal"]
     assert sum(limit_s for _, limit_s in steps.values()) <= EIGHT_MINUTES
     assert {"--rehearse", "-n4", "--device=cuda"} <= {*steps["rehearsal"][0]}
-    assert {"--scale=mini", "-n2"} <= {*steps["miniature"][0]}
+    assert {"--scale=mini", "-n4"} <= {*steps["miniature"][0]}
     assert "gpu and not reproduces" in steps["laws"][0]
 
 
