@@ -1426,7 +1426,7 @@ def test_a_short_training_is_measured_over_more_epochs_on_a_gpu(monkeypatch: pyt
     of = {scale: {work.name: work for work in works(scale)} for scale in ("mini", "full")}
     for work, device, epochs in [
         (of["full"]["deep prompt, k = 11"], "cuda", 8),
-        (of["mini"]["deep prompt, k = 11"], "cuda", 2),
+        (of["mini"]["visual prompt"], "cuda", 2),
         (of["full"]["deep prompt, k = 11"], "cpu", 1),
         (of["full"]["evaluation, resnet18"], "cuda", 1),
     ]:

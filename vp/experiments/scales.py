@@ -37,8 +37,8 @@ FULL_PROMPT_RECIPE = Recipe(
     "sgd", learning_rate=40.0, momentum=0.9, warmup_steps=1000, schedule="cosine", epochs=20, batch_size=128, shuffle=False
 )
 # The same for the miniature, in fewer and smaller steps; its frame learns at a tenth of the rate.
-MINI_PATCH_RECIPE = replace(FULL_PROMPT_RECIPE, warmup_steps=75, epochs=3, batch_size=16, shuffle=True)
-MINI_PADDING_RECIPE = replace(MINI_PATCH_RECIPE, learning_rate=4.0)
+MINI_PATCH_RECIPE = replace(FULL_PROMPT_RECIPE, warmup_steps=25, epochs=1, batch_size=16, shuffle=True)
+MINI_PADDING_RECIPE = replace(MINI_PATCH_RECIPE, learning_rate=4.0, warmup_steps=50, epochs=2)
 SCALES: dict[str, Scale] = {
     "mini": Scale(
         name="mini",
@@ -49,7 +49,7 @@ SCALES: dict[str, Scale] = {
         blocks=(0, 6, 11),
         patch_recipe=MINI_PATCH_RECIPE,
         padding_recipe=MINI_PADDING_RECIPE,
-        deep_recipe=Recipe("adam", learning_rate=0.3, warmup_steps=0, epochs=2, batch_size=8),
+        deep_recipe=Recipe("adam", learning_rate=0.3, warmup_steps=0, epochs=1, batch_size=8),
         network="mini-resnet",
         sizes=DOWNSTREAM_SIZES,
         image_px=DOWNSTREAM_PX,
