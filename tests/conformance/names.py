@@ -226,6 +226,13 @@ NAMES: dict[str, Name] = {
         "learning_rate_at, each example once an epoch, in any order; train and validation are (inputs, labels)",
         _tuple(3, "(last, best, best_epoch)"),
     ),
+    "train_and_evaluate": Name(
+        "2.2",
+        "(model, train, validation, test, tested, learning_rate, momentum, warmup_steps, epochs, batch_size)",
+        "the share of right answers on test of a model trained as by fit, with the weights of its last or its best epoch (tested: "
+        "last or best); the model sees each test example once, after training",
+        _number,
+    ),
     "checkpoint_name": Name(
         "2.2",
         "(settings)",

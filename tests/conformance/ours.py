@@ -33,7 +33,7 @@ from vp.models import FineTunedNetwork, FrozenCLIP, PretrainedNetwork, cosine_lo
 from vp.prompts import DeepPrompt, FixedPatch, Padding, RandomPatch
 from vp.prompts import DeepPromptedCLIP as DeepPromptedClassifier
 from vp.prompts import PromptedCLIP as PromptedClassifier
-from vp.training import Recipe
+from vp.training import Recipe, load_trained
 from vp.training import fit as fit_batches
 from vp.training import learning_rate_at as rate_of_recipe
 
@@ -65,6 +65,7 @@ __all__ = [
     "split",
     "sum_aggregate",
     "text_features",
+    "train_and_evaluate",
     "union",
     "wilson_interval",
     "zero_shot_logits",
@@ -142,6 +143,12 @@ def fit(model, train, validation, learning_rate, momentum, warmup_steps, epochs,
     recipe = Recipe("sgd", learning_rate, momentum, warmup_steps, "cosine", epochs, batch_size)
     fitted = fit_batches(model, _Examples(*train), _Examples(*validation), recipe, progress=False)
     return fitted.last, fitted.best, fitted.best_epoch
+
+
+def train_and_evaluate(model, train, validation, test, tested, *recipe) -> float:
+    last, best, _ = fit(model, train, validation, *recipe)
+    load_trained(model, {"last": last, "best": best}[tested])
+    return accuracy(model, [test])
 
 
 def paired_p_value(first: Tensor, second: Tensor) -> float:

@@ -48,7 +48,7 @@ class Conformance:
             self.marks = Path(config.workerinput["vp_marks"])
         hypothesis.settings.register_profile(
             "conformance",
-            parent=hypothesis.settings.get_profile("vp"),  # as tests have it without --impl
+            parent=hypothesis.settings.get_profile("ci"),
             max_examples=EXAMPLES,
             derandomize=True,
             database=None,

@@ -241,6 +241,47 @@ def epochs_from_zero(*given: Any) -> Left:
     return last, best, best_epoch - 1
 
 
+# -- trained and evaluated ---------------------------------------------------------------------------------------------------
+
+ASKED = "test_the_accuracy_of_a_run_is_that_of_the_weights_asked_for"
+ONCE = "test_test_examples_are_looked_at_once_after_training"
+
+
+@control("train_and_evaluate", ASKED)
+def tests_the_validation_examples(model: nn.Module, train: Examples, validation: Examples, test: Examples, *rest: Any) -> float:
+    """Reports the accuracy on validation examples."""
+    return ours.train_and_evaluate(model, train, validation, validation, *rest)
+
+
+@control("train_and_evaluate", ASKED)
+def tests_the_last_epoch_whatever_is_asked(*given: Any) -> float:
+    """Tests the model as training leaves it: the last epoch, also where the best is asked for."""
+    model, train, validation, test, _, *recipe = given
+    return ours.train_and_evaluate(model, train, validation, test, "last", *recipe)
+
+
+@control("train_and_evaluate", ASKED)
+def takes_the_best_for_the_last(*given: Any) -> float:
+    """Always tests the best epoch."""
+    model, train, validation, test, _, *recipe = given
+    return ours.train_and_evaluate(model, train, validation, test, "best", *recipe)
+
+
+@control("train_and_evaluate", ONCE)
+def chooses_the_epoch_by_test_examples(
+    model: nn.Module, train: Examples, validation: Examples, test: Examples, *rest: Any
+) -> float:
+    """Takes the test examples for validation: the best epoch is the one that does best on them."""
+    return ours.train_and_evaluate(model, train, test, test, *rest)
+
+
+@control("train_and_evaluate", ONCE)
+def tests_twice(model: nn.Module, train: Examples, validation: Examples, test: Examples, *rest: Any) -> float:
+    """Looks at the test examples before training, too, as a sanity check."""
+    ours.accuracy(model, [test])
+    return ours.train_and_evaluate(model, train, validation, test, *rest)
+
+
 # -- names of checkpoints ----------------------------------------------------------------------------------------------------
 
 COLLIDE = "test_no_two_runs_share_a_checkpoint"

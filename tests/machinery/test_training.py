@@ -385,7 +385,8 @@ def test_wrong_orders_are_rejected(wrong: Loop) -> None:
 
 
 VALIDATED = 5
-MARK = 100.0  # validation inputs say so, and their number, in their first column
+MARK = 100.0  # validation inputs say so, and their number, in their first column;
+TEST_MARK = 200.0  # so do test inputs
 
 
 class Script(list[int]):
@@ -443,6 +444,59 @@ def test_best_are_the_weights_of_the_earliest_best_epoch(impl, counts: list[int]
         assert epoch in model.shifts, f"{told}, nothing was validated after epoch {epoch}"
     agree(learnt(best, "shift", "best"), model.shifts[expected], f"{told}, `best`", atol=0, rtol=0)
     agree(learnt(last, "shift", "last"), model.shifts[len(counts)], f"{told}, `last`", atol=0, rtol=0)
+
+
+class Examined(Scripted):
+    """Scripted, and asked about test examples: with the weights of epoch e it gets tests[e] of 5 right."""
+
+    def __init__(self, counts: list[int], tests: list[int]) -> None:
+        super().__init__(counts)
+        self.tests, self.looks = Script(tests), Looks()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if inputs[0, 0] < TEST_MARK:
+            return super().forward(inputs)
+        numbers = (inputs[:, 0] - TEST_MARK).long()
+        self.looks.extend((number, len(self.trained)) for number in numbers.tolist())
+        epoch = next((e for e, shift in self.shifts.items() if torch.equal(shift, self.shift)), 0)
+        right = self.tests[epoch - 1] if epoch else 0
+        return 10 * one_hot((numbers + (numbers >= right)) % CLASSES, CLASSES).to(inputs)
+
+
+class Looks(list[tuple[int, int]]):
+    """Test examples in the order they were asked about, each with the number of steps before; shared by all copies of a model."""
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Looks:
+        return self
+
+
+@pytest.mark.specifies("train_and_evaluate")
+@given(
+    counts=st.lists(st.integers(0, VALIDATED), min_size=1, max_size=5),
+    tests=st.permutations(range(VALIDATED + 1)),
+    tested=st.sampled_from(["last", "best"]),
+)
+def test_the_accuracy_of_a_run_is_that_of_the_weights_asked_for(impl, counts: list[int], tests: list[int], tested: str) -> None:
+    """Trained and evaluated, a model has the accuracy on test examples of its last, or of its best validated, epoch."""
+    model, (inputs, labels) = Examined(counts, tests), marked()
+    test = (inputs + torch.tensor([TEST_MARK - MARK, *[0.0] * (WIDTH - 1)]), labels)
+    found = impl.train_and_evaluate(model, some(4), marked(), test, tested, 0.1, 0.9, 0, len(counts), 4)
+    epoch = len(counts) if tested == "last" else counts.index(max(counts)) + 1
+    told = f"accuracy, {tested}, with {counts} validation and {tests[: len(counts)]} test examples of {VALIDATED} right by epoch"
+    agree(float(found), tests[epoch - 1] / VALIDATED, told, atol=1e-6, rtol=0)
+
+
+@pytest.mark.specifies("train_and_evaluate")
+@pytest.mark.parametrize("tested", ["last", "best"])
+def test_test_examples_are_looked_at_once_after_training(impl, tested: str) -> None:
+    """The model is asked about each test example once, when training has ended: no epoch is chosen by them."""
+    model, (inputs, labels) = Examined([1, 3, 2], [2, 1, 3]), marked()
+    test = (inputs + torch.tensor([TEST_MARK - MARK, *[0.0] * (WIDTH - 1)]), labels)
+    impl.train_and_evaluate(model, some(4), marked(), test, tested, 0.1, 0.9, 0, 3, 4)
+    early = [number for number, steps in model.looks if steps < 3]
+    assert not early, f"test examples {sorted({*early})} were looked at before training had ended"
+    asked = sorted(number for number, _ in model.looks)
+    assert asked == [*range(VALIDATED)], f"test examples {asked} were looked at: expected each of the {VALIDATED} once"
 
 
 @given(counts=st.lists(st.integers(0, VALIDATED), min_size=1, max_size=5))

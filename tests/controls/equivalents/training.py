@@ -98,6 +98,16 @@ def fit(
     return [copy.deepcopy(states[-1]), states[best], best + 1]
 
 
+def train_and_evaluate(model: nn.Module, train, validation, test, tested: str, *recipe: Any) -> float:
+    """The states of the fit above, one test example at a time."""
+    last, best, _ = fit(model, train, validation, *recipe)
+    model.load_state_dict(best if tested == "best" else last)
+    model.eval()
+    with torch.inference_mode():
+        right = [int(model(inputs[None]).argmax()) == int(label) for inputs, label in zip(*test, strict=True)]
+    return sum(right) / len(right)
+
+
 def checkpoint_name(settings: Mapping[str, Any]) -> str:
     """All settings, spelt out."""
     return "_".join(f"{key}={value!r}".replace("'", "") for key, value in sorted(settings.items())) + ".pth.tar"
