@@ -63,8 +63,11 @@ def pytest_configure(config: pytest.Config) -> None:
     ending.refuse_what_cannot_be_written(config)
     config.pluginmanager.register(reporting, "vp-reporting")
     config.pluginmanager.register(progress.plugin(config), "vp-progress")
-    hypothesis.settings.register_profile("vp", deadline=None, max_examples=int(os.environ.get("VP_EXAMPLES", "25")))
-    hypothesis.settings.load_profile("vp")
+    usual, asked = hypothesis.settings.get_profile("default"), os.environ.get("VP_EXAMPLES")
+    for profile, examples in (("dev", 10), ("ci", 25)):  # --hypothesis-profile=ci: hypothesis itself loads what is asked for
+        hypothesis.settings.register_profile(profile, parent=usual, deadline=None, max_examples=int(asked or examples))
+    if not config.getoption("--hypothesis-profile"):
+        hypothesis.settings.load_profile("dev")
     if config.getoption("--impl"):
         from tests.conformance.plugin import Conformance
 

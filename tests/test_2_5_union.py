@@ -85,7 +85,7 @@ def test_a_missing_checkpoint_is_an_error() -> None:
 @pytest.fixture(scope="module")
 def other_result() -> Result:
     """A result of some other run."""
-    return perform(replace(find_run("zero-shot-10-test", "mini"), name="other"), device="cpu")
+    return perform(replace(find_run("zero-shot-10-test", "mini"), name="other", limit=10), device="cpu")
 
 
 def test_the_checkpoint_of_another_run_is_an_error(other_result: Result) -> None:

@@ -20,7 +20,7 @@ from vp.models import FineTunedCLIP, FrozenCLIP, LinearProbe
 from vp.models.mini_clip import IMAGE_PX, mini_tokenizer, new_mini_clip
 from vp.prompts import DeepPrompt, DeepPromptedCLIP, FixedPatch, Padding, PromptedCLIP
 
-BATCH, CLASSES = 32, 100
+BATCH, CLASSES = 8, 100
 NAMES = [f"class {i}" for i in range(CLASSES)]
 
 

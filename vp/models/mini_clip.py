@@ -8,6 +8,7 @@ background; kind), one softmax per family.
 from __future__ import annotations
 
 import math
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -33,14 +34,20 @@ SETTINGS = Pretraining(steps=4000)
 MAX_LOGIT_SCALE = math.log(100)
 
 
+@cache
 def mini_tokenizer() -> SimpleTokenizer:
-    """open_clip's byte-pair tokenizer with a short context."""
+    """open_clip's byte-pair tokenizer with a short context; one for all, for it takes a third of a second to build."""
     return SimpleTokenizer(context_length=CONTEXT_LENGTH)
+
+
+@cache
+def _shown_tokens() -> tuple[int, ...]:
+    return tuple(sorted(mini_tokenizer()(vocabulary()).unique().tolist()))
 
 
 def known_tokens() -> list[int]:
     """Token ids that pre-training can show, in ascending order."""
-    return sorted(mini_tokenizer()(vocabulary()).unique().tolist())
+    return [*_shown_tokens()]
 
 
 def new_mini_clip(seed: int = 0) -> CLIP:
