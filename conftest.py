@@ -66,7 +66,7 @@ def pytest_configure(config: pytest.Config) -> None:
     usual, asked = hypothesis.settings.get_profile("default"), os.environ.get("VP_EXAMPLES")
     for profile, examples in (("dev", 10), ("ci", 25)):  # --hypothesis-profile=ci: hypothesis itself loads what is asked for
         hypothesis.settings.register_profile(profile, parent=usual, deadline=None, max_examples=int(asked or examples))
-    if not config.getoption("--hypothesis-profile"):
+    if not config.getoption("--hypothesis-profile", None):
         hypothesis.settings.load_profile("dev")
     if config.getoption("--impl"):
         from tests.conformance.plugin import Conformance

@@ -92,7 +92,7 @@ def test_the_line_says_how_far_the_run_is(tmp_path: Path, pytestconfig: pytest.C
 
 def test_a_terminal_has_its_last_row_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """The line is drawn in the last row with the cursor put back; at the end the row is empty and the whole screen scrolls."""
-    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((20, 10)))
+    monkeypatch.setattr("shutil.get_terminal_size", lambda *_, **__: os.terminal_size((20, 10)))
     terminal = io.StringIO()
     screen = Screen(terminal)
     screen.show("a line that is longer than the terminal is wide")
