@@ -146,6 +146,15 @@ class Marks:
         except FileNotFoundError:
             return ""
 
+    def is_first(self, name: str) -> bool:
+        """True for the first caller of all workers, False for those that come after it."""
+        try:
+            with (self.folder / name).open("x", encoding="utf-8") as file:
+                file.write("yes")
+        except FileExistsError:
+            return False
+        return True
+
     def clear(self, name: str) -> None:
         (self.folder / name).unlink(missing_ok=True)
 

@@ -465,10 +465,30 @@ def test_foreign_code_cannot_take_the_suite_down(tmp_path: Path) -> None:
     assert found["is_right"]["prints"] == []
 
 
+@pytest.mark.parametrize("code", ["import no_such_module", "import os\nos._exit(3)"], ids=["raises", "ends its process"])
+def test_a_solution_that_cannot_be_imported_is_one_row(tmp_path: Path, code: str) -> None:
+    """One failure says that a solution does not import; no other statement repeats it."""
+    results = tmp_path / "results.json"
+    arguments = [
+        "-n",
+        "2",
+        f"--impl={write(tmp_path / 'broken.py', code)}",
+        f"--results={results}",
+        "tests/test_3_3_matrix_form.py",
+    ]
+    done = Session(ROOT, "-q", "-p", "no:cacheprovider", *arguments).done()
+    assert "does not import" in results.read_text(encoding="utf-8")
+    assert re.search(r"\b1 failed", done.said), done.said
+    assert done.said.count("does not import") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
         (["--impl=nowhere.py"], "--impl nowhere.py: there is no such file"),
+        (["--impl=no_such_module_at_all"], "there is no module 'no_such_module_at_all', and a file's name ends in .py"),
+        (["--impl=README.md"], "it is no Python file"),
+        (["--impl="], "it names nothing: give a .py file"),
         (["--impl=os", "--time-limit=0"], "give seconds above 0"),
         (["--impl=mine.ipynb"], "give a .py file (`jupyter nbconvert --to script mine.ipynb` makes one)"),
     ],
