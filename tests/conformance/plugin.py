@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import re
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,7 @@ class Conformance:
             report_multiple_bugs=False,
             print_blob=False,
             phases=[phase for phase in hypothesis.Phase if phase is not hypothesis.Phase.explain],
-            suppress_health_check=[hypothesis.HealthCheck.too_slow],
+            suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.filter_too_much],
         )
         hypothesis.settings.register_profile(
             UNSHRUNK,
@@ -124,18 +126,29 @@ class Conformance:
             "verdict": "not tried",
             "words": "",
             "printed": False,
+            "narrowed": "",
+            "impure": (),
             "claims": solution.names if (solution := self.solution(parameters["impl"])).is_imported else (),
             "misnamed": solution.misnamed if solution.is_imported else (),
             "printed_at_import": solution.printed,
         }
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> None:
-        """Names that a solution does not have are not claimed: nothing of ours stands in for them."""
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Iterator[None]:
+        """Names that a solution does not have are not claimed: nothing of ours stands in. What it declines is not asked."""
         from tests.conformance.foreign import NotClaimed
 
-        if {*names_of(pyfuncitem)} - {*self.solution(pyfuncitem.callspec.params["impl"]).names}:
+        solution = self.solution(pyfuncitem.callspec.params["impl"])
+        solution.calls.begin()
+        solution.impure.clear()
+        if {*names_of(pyfuncitem)} - {*solution.names}:
             raise NotClaimed
+        with _narrowing(pyfuncitem.obj, solution.calls):
+            try:
+                return (yield)
+            finally:
+                if solution.calls.declined and not solution.calls.judged:
+                    raise NotClaimed(solution.calls.declined[0][1], is_declined=True)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[Any]:
@@ -144,7 +157,11 @@ class Conformance:
         row["printed"] = call.when == "call" and bool(report.capstdout or report.capstderr)
         if call.when == "call" or report.outcome != "passed":
             row["verdict"], row["words"] = _judged(call, set(item.funcargs))  # type: ignore[attr-defined]
-            marks = self.solution(row["solution"]).marks
+            solution = self.solution(row["solution"])
+            if call.when == "call" and row["verdict"] != table.NOT_CLAIMED:
+                row["narrowed"] = solution.calls.narrowed()
+            row["impure"] = tuple(solution.impure.values()) if call.when == "call" else ()
+            marks = solution.marks
             if row["verdict"] == table.FAIL and row["words"] == marks.left("import"):
                 row["verdict"] = table.FAIL if marks.is_first(TOLD) else table.NOT_CLAIMED
             if row["verdict"] == table.NOT_CLAIMED:
@@ -161,7 +178,7 @@ class Conformance:
         if self.is_worker:
             return
         if given := getattr(report, ROW, None):
-            row = table.Row(**{**given, **{key: tuple(given[key]) for key in ("names", "claims", "misnamed")}})
+            row = table.Row(**{**given, **{key: tuple(given[key]) for key in ("names", "claims", "misnamed", "impure")}})
             if report.when == "teardown" and report.outcome == "passed":
                 return
             self.rows[report.nodeid] = row
@@ -203,6 +220,41 @@ class Conformance:
     @pytest.hookimpl(optionalhook=True)
     def pytest_html_results_summary(self, prefix: list[str]) -> None:
         prefix.append(table.page(self.content))
+
+
+@contextmanager
+def _narrowing(test: Any, calls: Any) -> Iterator[None]:
+    """Examples that a solution declines are no examples: Hypothesis draws others."""
+    from tests.conformance.foreign import NotClaimed
+
+    handle = getattr(test, "hypothesis", None)
+    if handle is None:
+        yield
+        return
+    inner = handle.inner_test
+
+    @functools.wraps(inner)
+    def narrowed(*args: Any, **kwargs: Any) -> None:
+        calls.example = []
+        try:
+            inner(*args, **kwargs)
+        except NotClaimed as error:
+            if not error.is_declined:
+                raise
+            calls.declines(str(error))
+            hypothesis.reject()
+        except (hypothesis.errors.UnsatisfiedAssumption, hypothesis.errors.StopTest):
+            raise
+        except BaseException:
+            calls.end()
+            raise
+        calls.end()
+
+    handle.inner_test = narrowed
+    try:
+        yield
+    finally:
+        handle.inner_test = inner
 
 
 def _unusable(label: str) -> str:
