@@ -183,20 +183,22 @@ def test_the_tokens_run_through_open_clips_own_blocks(
 @pytest.mark.claim("deep-parameters")
 @pytest.mark.specifies("DeepPromptedCLIP")
 @settings(max_examples=3)
-@given(n=st.sampled_from([1, 4, 8]), block=st.sampled_from([0, 6, 11]))
-def test_deep_prompts_of_vit_b_32_have_768_n_parameters(impl, n: int, block: int) -> None:
+@given(n=st.sampled_from([1, 4, 8]), block=st.sampled_from([0, 6, 11]), position=positions)
+def test_deep_prompts_of_vit_b_32_have_768_n_parameters(impl, n: int, block: int, position) -> None:
     """n deep prompts of ViT-B/32 have 768 n parameters."""
-    model = impl.DeepPromptedCLIP(deepcopy(wide()), tokenizer(), NAMES, n, block, "front", "class")
+    model = impl.DeepPromptedCLIP(deepcopy(wide()), tokenizer(), NAMES, n, block, position, "class")
     found = sum(one.numel() for one in model.parameters() if one.requires_grad)
     assert found == 768 * n, f"n = {n}, width 768: {found:,} trainable parameters, expected {768 * n:,} and a frozen backbone"
 
 
 @pytest.mark.specifies("DeepPromptedCLIP")
-def test_tokens_start_as_standard_normal_values(impl) -> None:
+@settings(max_examples=3)
+@given(position=positions)
+def test_tokens_start_as_standard_normal_values(impl, position) -> None:
     """Initial values of the tokens are N(0, 1)."""
     torch.manual_seed(0)
     backbone = deepcopy(wide())
-    model = impl.DeepPromptedCLIP(backbone, tokenizer(), NAMES, 200, 0, "front", "class")
+    model = impl.DeepPromptedCLIP(backbone, tokenizer(), NAMES, 200, 0, position, "class")
     values = torch.cat([one.detach().flatten() for one in tokens_of(model, backbone)])
     mean, std, inner = values.mean().item(), values.std().item(), (values.abs() < 1).float().mean().item()
     assert abs(mean) < 5 / values.numel() ** 0.5, f"initial values have mean {mean:.3g}: expected about 0"

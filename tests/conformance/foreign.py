@@ -15,6 +15,7 @@ import importlib.util
 import inspect
 import io
 import os
+import re
 import signal
 import sys
 import sysconfig
@@ -51,6 +52,10 @@ class GivenUp(BaseException):
 
 class NotClaimed(BaseException):
     """The solution does not have a name that the test needs, or says of an argument that it is not implemented."""
+
+    def __init__(self, words: str = "", *, is_declined: bool = False) -> None:
+        super().__init__(words)
+        self.is_declined = is_declined
 
 
 class _TooLong(BaseException):
@@ -146,6 +151,15 @@ class Marks:
         except FileNotFoundError:
             return ""
 
+    def is_first(self, name: str) -> bool:
+        """True for the first caller of all workers, False for those that come after it."""
+        try:
+            with (self.folder / name).open("x", encoding="utf-8") as file:
+                file.write("yes")
+        except FileExistsError:
+            return False
+        return True
+
     def clear(self, name: str) -> None:
         (self.folder / name).unlink(missing_ok=True)
 
@@ -159,6 +173,8 @@ class Foreign:
         self.ground = Ground(Path(place).resolve().parent if place.endswith(".py") else None)
         self._targets: dict[str, Any] | None = None
         self._misnamed: tuple[str, ...] = ()
+        self.calls = Calls()
+        self.impure: dict[str, str] = {}  # of each name that changed what it was given: the first such call, in words
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -257,6 +273,57 @@ def _get(holder: Any, name: str) -> Any:
     return holder.get(name) if isinstance(holder, Mapping) else getattr(holder, name, None)
 
 
+class Calls:
+    """Which options the examples of a statement had: of those that a solution answered, and of those that it declined."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """A statement is asked from here on."""
+        self.answered: list[dict[str, Any]] = []
+        self.declined: list[tuple[dict[str, Any], str]] = []
+        self.example: list[dict[str, Any]] = []
+        self.judged = 0  # examples that were not declined
+
+    def add(self, settings: dict[str, Any]) -> None:
+        """A call of this example has these options."""
+        self.example.append(settings)
+
+    def end(self) -> None:
+        """The example was judged, whatever the verdict."""
+        self.judged += 1
+        self.answered += self.example
+
+    def declines(self, words: str) -> None:
+        """The example ends in a call that is declined: the last one."""
+        self.declined.append((self.example[-1] if self.example else {}, words))
+
+    def narrowed(self) -> str:
+        """Of which settings a statement was asked, such as `position back, readout class only`; "" where of all."""
+        if not self.declined:
+            return ""
+        words, unexplained = [], [settings for settings, _ in self.declined]
+        options = dict.fromkeys(option for settings in unexplained for option in settings)
+        for option in sorted(options, key=lambda one: not any(isinstance(known.get(one), str) for known in unexplained)):
+            answered = {settings[option] for settings in self.answered if option in settings}
+            refused = {settings[option] for settings in unexplained if option in settings} - answered
+            if not refused or not answered:
+                continue
+            unexplained = [settings for settings in unexplained if settings.get(option) not in refused]
+            if len(answered) == 1 or all(isinstance(one, str) for one in answered):
+                words.append(f"{option} {' or '.join(sorted(map(str, answered)))}")
+            else:
+                words.append(f"{option} other than {', '.join(sorted(map(str, refused)))}")
+        if words:
+            return f"asked of {', '.join(words)} only"
+        return f"asked of what is supported only: {self.declined[0][1]}"
+
+
+# A ValueError that declines an option says so in one of these words.
+_DECLINES = re.compile(r"(not|n't|un|only)[- ]?(be |yet )?(support|implement)|(support|implement)\w* only", re.IGNORECASE)
+
+
 class Watched:
     """One name of a solution: calls it, and complains in words."""
 
@@ -276,6 +343,12 @@ class Watched:
         found = self.watch(self.target, self.name, NAMES[self.name].check, given)
         return WatchedModule(self, found) if isinstance(found, nn.Module) else found
 
+    def _settings(self, given: tuple[Any, ...]) -> dict[str, Any]:
+        """The options of a call, by the names that NAMES gives them: words, whole numbers, and whether something is None."""
+        names = NAMES[self.name].call.strip("()").split(", ")
+        plain = {name: one for name, one in zip(names, given, strict=False) if isinstance(one, str | int)}
+        return {name: one for name, one in plain.items() if name != "seed"}
+
     def _called_as(self) -> str:
         return f"it is called as {self.name}{NAMES[self.name].call}; an adapter of a few lines can do that"
 
@@ -284,24 +357,30 @@ class Watched:
         if words := self.solution.marks.left(self.mark):
             raise GivenUp(words)
         given = tuple(_dense(one) for one in given)
-        before = [_snapshot(one) for one in given]
+        if target is self.target:
+            self.solution.calls.add(self._settings(given))
+        lent = [_copied(one) for one in given]
+        before = [_snapshot(one) for one in lent]
         told = f"{name}({', '.join(described(one) for one in given)})"
         try:
             with self.solution.ground.enter(self.solution.limit_s):
-                found = target(*(one._module if isinstance(one, WatchedModule) else one for one in given))
+                found = target(*(one._module if isinstance(one, WatchedModule) else one for one in lent))
         except _TooLong:
             words = f"{told} did not come to an end in {self.solution.limit_s:g} s (--time-limit)"
             self.solution.marks.leave(self.mark, f"{words}; not tried again")
             raise GivenUp(words) from None
         except NotImplementedError as error:
-            raise NotClaimed(f"{told} is not implemented{f': {error}' if str(error) else ''}") from None
+            raise NotClaimed(f"{told} is not implemented{f': {error}' if str(error) else ''}", is_declined=True) from None
         except BaseException as error:
+            if isinstance(error, ValueError) and _DECLINES.search(str(error)):
+                raise NotClaimed(f"{told} is declined: {error}", is_declined=True) from None
             unfit = isinstance(error, TypeError) and not _frames(error)  # of an __init__ that inspect did not see
             hint = f": {self._called_as()}" if unfit and target is self.target else ""
             raise Complaint(f"{told} {_why(error, self.solution.limit_s)}{hint}") from None
-        for one, kept in zip(given, before, strict=True):
-            if _changed(one, kept):
-                raise Complaint(f"{told} changed {described(one)} that it was given: expected it to stay as it was")
+        for one, own, kept in zip(given, lent, before, strict=True):
+            if _changed(own, kept):
+                words = f"{told} changed {described(one)} that it was given: expected it to stay as it was"
+                self.solution.impure.setdefault(self.name, words)
         if check and (wrong := check(found, *given)):
             raise Complaint(f"{told} {wrong}")
         return found
@@ -329,6 +408,17 @@ def _signature(target: Any) -> inspect.Signature | None:
 
 def _dense(value: Any) -> Any:
     return value.to_dense() if isinstance(value, Tensor) and value.layout == torch.sparse_csr else value
+
+
+def _copied(value: Any) -> Any:
+    """What a solution is lent in place of `value`, so that a change in place is one mistake; modules and callables as they are."""
+    if isinstance(value, Tensor):
+        return value.clone()  # through which gradients flow
+    if isinstance(value, np.ndarray | nx.Graph):
+        return value.copy()
+    if type(value) in (list, tuple):
+        return type(value)(_copied(one) for one in value)
+    return dict(value) if type(value) is dict else value
 
 
 def _snapshot(value: Any) -> Any:

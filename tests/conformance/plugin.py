@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import re
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ SPECIFIES = "@pytest.mark.specifies("
 FAILING_EXAMPLES = "_hypothesis_failing_examples"  # of hypothesis's pytest plugin, which would make a patch of our tests from them
 EXAMPLES = 15  # of each statement: on two cores, a complete solution is to take less than a minute
 UNSHRUNK = "unshrunk"  # --hypothesis-profile: half as many examples, and counterexamples as they are found, which is quicker
+TOLD = "told"  # the mark of a solution that does not import, once a row says so
 MAX_WORDS = 600  # of a counterexample
 MAX_PRINTED = 2000  # characters of what a solution printed
 
@@ -36,11 +40,8 @@ class Conformance:
             raise pytest.UsageError(f"--time-limit {config.getoption('--time-limit')}: give seconds above 0")
         if not self.is_worker:
             for label in self.solutions:
-                place, _ = split_label(label)
-                if place.endswith(".ipynb"):
-                    raise pytest.UsageError(f"--impl {label}: give a .py file (`jupyter nbconvert --to script {place}` makes one)")
-                if place.endswith(".py") and not Path(place).is_file():
-                    raise pytest.UsageError(f"--impl {label}: there is no such file")
+                if complaint := _unusable(label):
+                    raise pytest.UsageError(f"--impl {label}: {complaint}")
             self._scratch = tempfile.TemporaryDirectory(prefix="vp-conformance-")
             self.marks = Path(self._scratch.name)
             config.option.tbstyle, config.option.reportchars = "no", ""  # the table says all of it, in words
@@ -55,7 +56,7 @@ class Conformance:
             report_multiple_bugs=False,
             print_blob=False,
             phases=[phase for phase in hypothesis.Phase if phase is not hypothesis.Phase.explain],
-            suppress_health_check=[hypothesis.HealthCheck.too_slow],
+            suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.filter_too_much],
         )
         hypothesis.settings.register_profile(
             UNSHRUNK,
@@ -96,10 +97,14 @@ class Conformance:
         """What a solution that is imported does not claim costs a report, and no fixture."""
         row = self._row(item)
         solution = self.solution(row["solution"])
-        if not solution.is_imported or not (missing := {*row["names"]} - {*solution.names}):
+        if (broken := solution.marks.left("import")) and solution.marks.left(TOLD):
+            why = row["words"] = broken
+        elif solution.is_imported and (missing := {*row["names"]} - {*solution.names}):
+            why = f"not claimed: {', '.join(sorted(missing))}"
+        else:
             return None
         row["verdict"] = table.NOT_CLAIMED
-        reason = (str(item.path), 0, f"not claimed: {', '.join(sorted(missing))}")
+        reason = (str(item.path), 0, why)
         report = pytest.TestReport(item.nodeid, item.location, {}, "skipped", reason, "setup")
         setattr(report, ROW, row)
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
@@ -121,18 +126,29 @@ class Conformance:
             "verdict": "not tried",
             "words": "",
             "printed": False,
+            "narrowed": "",
+            "impure": (),
             "claims": solution.names if (solution := self.solution(parameters["impl"])).is_imported else (),
             "misnamed": solution.misnamed if solution.is_imported else (),
             "printed_at_import": solution.printed,
         }
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> None:
-        """Names that a solution does not have are not claimed: nothing of ours stands in for them."""
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Iterator[None]:
+        """Names that a solution does not have are not claimed: nothing of ours stands in. What it declines is not asked."""
         from tests.conformance.foreign import NotClaimed
 
-        if {*names_of(pyfuncitem)} - {*self.solution(pyfuncitem.callspec.params["impl"]).names}:
+        solution = self.solution(pyfuncitem.callspec.params["impl"])
+        solution.calls.begin()
+        solution.impure.clear()
+        if {*names_of(pyfuncitem)} - {*solution.names}:
             raise NotClaimed
+        with _narrowing(pyfuncitem.obj, solution.calls):
+            try:
+                return (yield)
+            finally:
+                if solution.calls.declined and not solution.calls.judged:
+                    raise NotClaimed(solution.calls.declined[0][1], is_declined=True)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[Any]:
@@ -141,6 +157,13 @@ class Conformance:
         row["printed"] = call.when == "call" and bool(report.capstdout or report.capstderr)
         if call.when == "call" or report.outcome != "passed":
             row["verdict"], row["words"] = _judged(call, set(item.funcargs))  # type: ignore[attr-defined]
+            solution = self.solution(row["solution"])
+            if call.when == "call" and row["verdict"] != table.NOT_CLAIMED:
+                row["narrowed"] = solution.calls.narrowed()
+            row["impure"] = tuple(solution.impure.values()) if call.when == "call" else ()
+            marks = solution.marks
+            if row["verdict"] == table.FAIL and row["words"] == marks.left("import"):
+                row["verdict"] = table.FAIL if marks.is_first(TOLD) else table.NOT_CLAIMED
             if row["verdict"] == table.NOT_CLAIMED:
                 report.outcome, report.longrepr = "skipped", (str(item.path), 0, "not claimed")
             elif row["verdict"] == table.FAIL:
@@ -155,7 +178,7 @@ class Conformance:
         if self.is_worker:
             return
         if given := getattr(report, ROW, None):
-            row = table.Row(**{**given, **{key: tuple(given[key]) for key in ("names", "claims", "misnamed")}})
+            row = table.Row(**{**given, **{key: tuple(given[key]) for key in ("names", "claims", "misnamed", "impure")}})
             if report.when == "teardown" and report.outcome == "passed":
                 return
             self.rows[report.nodeid] = row
@@ -165,7 +188,8 @@ class Conformance:
             marks = Marks(self.marks, row.solution)
             words = "ended the process it ran in, or hung where it could not be interrupted"
             importing = marks.left("importing")
-            self.rows[report.nodeid] = row.but(verdict=table.FAIL, words=importing or words)
+            told = bool(importing) and not marks.is_first(TOLD)
+            self.rows[report.nodeid] = row.but(verdict=table.NOT_CLAIMED if told else table.FAIL, words=importing or words)
             for name in () if importing else row.names:
                 marks.leave(f"name-{name}", f"{words}, in {row.function}; not tried again")
 
@@ -196,6 +220,57 @@ class Conformance:
     @pytest.hookimpl(optionalhook=True)
     def pytest_html_results_summary(self, prefix: list[str]) -> None:
         prefix.append(table.page(self.content))
+
+
+@contextmanager
+def _narrowing(test: Any, calls: Any) -> Iterator[None]:
+    """Examples that a solution declines are no examples: Hypothesis draws others."""
+    from tests.conformance.foreign import NotClaimed
+
+    handle = getattr(test, "hypothesis", None)
+    if handle is None:
+        yield
+        return
+    inner = handle.inner_test
+
+    @functools.wraps(inner)
+    def narrowed(*args: Any, **kwargs: Any) -> None:
+        calls.example = []
+        try:
+            inner(*args, **kwargs)
+        except NotClaimed as error:
+            if not error.is_declined:
+                raise
+            calls.declines(str(error))
+            hypothesis.reject()
+        except (hypothesis.errors.UnsatisfiedAssumption, hypothesis.errors.StopTest):
+            raise
+        except BaseException:
+            calls.end()
+            raise
+        calls.end()
+
+    handle.inner_test = narrowed
+    try:
+        yield
+    finally:
+        handle.inner_test = inner
+
+
+def _unusable(label: str) -> str:
+    """Why a label cannot be a solution, known before a worker starts; "" where it may be one."""
+    place, _ = split_label(label)
+    if not place:
+        return "it names nothing: give a .py file, a module, or either:object"
+    if place.endswith(".ipynb"):
+        return f"give a .py file (`jupyter nbconvert --to script {place}` makes one)"
+    if place.endswith(".py"):
+        return "" if Path(place).is_file() else "there is no such file"
+    if Path(place).exists():
+        return "it is no Python file: give a .py file, a module, or either:object"
+    if not all(part.isidentifier() for part in place.split(".")) or importlib.util.find_spec(place.partition(".")[0]) is None:
+        return f"there is no module {place!r}, and a file's name ends in .py"
+    return ""
 
 
 def _judged(call: pytest.CallInfo[None], not_drawn: set[str]) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from html import escape
@@ -12,6 +13,7 @@ from typing import Any
 from tests.conformance.names import NAMES
 
 PASS, FAIL, NOT_CLAIMED = "pass", "fail", "not claimed"
+PURITY = "What is given to a solution stays as it was."
 Content = list[dict[str, Any]]
 
 
@@ -28,6 +30,8 @@ class Row:
     printed: bool = False
     claims: tuple[str, ...] = ()  # all names of the solution, as far as they were known then
     printed_at_import: bool = False
+    narrowed: str = ""  # of which settings alone it was asked
+    impure: tuple[str, ...] = ()  # what was changed in place while it was asked
     misnamed: tuple[str, ...] = ()  # what the solution has nearly by a name that it lacks
 
     @property
@@ -43,6 +47,7 @@ def content(solutions: list[str], rows: list[Row]) -> Content:
     found = []
     for label in solutions:
         own = [row for row in rows if row.solution == label]
+        own += _purity(own)
         failed = {row.words for row in own if row.verdict == FAIL}
         problem = next(iter(failed)) if len(failed) == 1 and next(iter(failed)).startswith("does not import") else ""
         asked = [row for row in own if row.verdict != NOT_CLAIMED] if not problem else []
@@ -65,6 +70,7 @@ def content(solutions: list[str], rows: list[Row]) -> Content:
                             "statement": row.statement,
                             "verdict": row.verdict,
                             "words": row.words,
+                            "narrowed": row.narrowed,
                             "test": row.test,
                             "printed": row.printed,
                         }
@@ -81,6 +87,7 @@ def content(solutions: list[str], rows: list[Row]) -> Content:
                 "problem": problem,
                 "passed": sum(row.verdict == PASS for row in asked),
                 "failed": sum(row.verdict != PASS for row in asked),  # one that was begun and not ended is no pass
+                "mistakes": len({_mistake({"words": row.words}) for row in asked if row.verdict != PASS}),
                 "misnamed": misnamed,
                 "prints": sorted({name for row in asked if row.printed for name in row.names}),
                 "prints at import": any(row.printed_at_import for row in own),
@@ -88,6 +95,17 @@ def content(solutions: list[str], rows: list[Row]) -> Content:
             }
         )
     return found
+
+
+def _purity(rows: list[Row]) -> list[Row]:
+    """For each name that changed what it was given one row, which fails; all other statements are judged on copies."""
+    changed: dict[str, Row] = {}
+    for row in sorted(rows, key=lambda row: row.test):
+        for words in row.impure:
+            name = next((one for one in row.names if re.match(rf"{one}\b", words)), row.names[0])
+            changed.setdefault(name, row.but(names=(name,), words=words))
+    test = "tests/conformance/foreign.py::Watched.watch"
+    return [row.but(test=test, statement=PURITY, verdict=FAIL, printed=False, narrowed="", impure=()) for row in changed.values()]
 
 
 def _declined(row: Row, claimed: set[str]) -> Row:
@@ -100,12 +118,15 @@ def headline(one: dict[str, Any]) -> str:
     if one["problem"]:
         return f"{one['solution']} {one['problem']}"
     unclaimed = sum(len(section["not claimed"]) for section in one["sections"])
+    mistakes = f" for {one['mistakes']} reason{'s' * (one['mistakes'] != 1)}" if one["failed"] else ""
     where = [
         *(["it is imported"] if one["prints at import"] else []),
         *([f"it is asked about {', '.join(one['prints'])}"] if one["prints"] else []),
     ]
     prints = f"; prints while {' and while '.join(where)}" if where else ""
-    return f"{one['solution']}: {one['passed']} statements hold, {one['failed']} fail; {unclaimed} names not claimed{prints}"
+    return (
+        f"{one['solution']}: {one['passed']} statements hold, {one['failed']} fail{mistakes}; {unclaimed} names not claimed{prints}"
+    )
 
 
 def lines(content: Content) -> Iterator[tuple[str, str]]:
@@ -140,8 +161,9 @@ def _rows(rows: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
         yield f"            {rows[0]['words']}", ""
         return
     for row, words in _told_once(rows):
+        narrowed = f" ({row['narrowed']})" if row["narrowed"] else ""
         yield (
-            f"      {'----' if row['verdict'] == NOT_CLAIMED else row['verdict']:4}  {row['statement']}",
+            f"      {'----' if row['verdict'] == NOT_CLAIMED else row['verdict']:4}  {row['statement']}{narrowed}",
             "red" if row["verdict"] == FAIL else "",
         )
         if words:
@@ -211,7 +233,7 @@ def _statement(name: str, row: dict[str, Any], words: str) -> str:
     """A statement with its verdict and what refutes it; names and test are folded behind."""
     verdict = f"<span class='verdict {MARKS.get(row['verdict'], 'not-run')}'>{escape(row['verdict'])}</span>"
     named = ", ".join(f"<code>{escape(one)}</code>" for one in row["names"])
-    told = f"<span class='truth'>{escape(words)}</span>" if words else ""
+    told = "".join(f"<span class='truth'>{escape(one)}</span>" for one in (words, row["narrowed"]) if one)
     return (
         f"<details class='claim' id='{name}'><summary>{verdict}<span>{escape(row['statement'])}{told}</span></summary>"
         f"<ul><li>{named}</li><li><code>{escape(row['test'])}</code></li></ul></details>"

@@ -17,7 +17,7 @@ import torch
 
 from tests.conformance import table
 from tests.conformance.agree import agree
-from tests.conformance.foreign import Complaint, Foreign, GivenUp, Marks, NotClaimed, load
+from tests.conformance.foreign import Calls, Complaint, Foreign, GivenUp, Marks, NotClaimed, load
 from tests.conformance.names import NAMES
 from tests.conformance.options import split_label
 from tests.conformance.plugin import _example, _message
@@ -148,7 +148,6 @@ PROMPT = IMAGES + (
         (PROMPT + "        return x / 0", r"with NaN or infinite entries: expected finite numbers"),
         (PROMPT + "        return x > 0", r"of bool: expected real numbers"),
         (PROMPT + "        return x.tolist()", r"gave list .*: expected a tensor"),
-        (PROMPT + "        return x.add_(1)", r"changed a tensor \(2, 3, 5, 5\) of float32 that it was given: expected it to stay"),
         (
             PROMPT + "        raise RuntimeError('Found no NVIDIA driver')",
             r"it needs CUDA: give back what works where its input is",
@@ -173,7 +172,6 @@ PROMPT = IMAGES + (
         "nan",
         "dtype",
         "list",
-        "in place",
         "cuda",
         "class without arguments",
         "calls its own wrongly",
@@ -239,6 +237,67 @@ def test_folders_of_like_names_and_packages_without_init_are_told_apart(tmp_path
     for name, foreign in found.items():
         assert foreign.split(1, 0.5, 0) == ([name], [])
         assert "parts" not in sys.modules
+
+
+def test_a_change_in_place_is_one_mistake(solution) -> None:
+    """What is changed in place is a copy: the caller's tensor stays, the call's result counts, and one row of its own fails."""
+    foreign, images = solution(PROMPT + "        x[..., :1, :1] += 1\n        return x"), torch.zeros(2, 3, 5, 5)
+    assert foreign.Padding(1, 5)(images).sum() == 6
+    assert images.sum() == 0
+    assert re.search(r"changed a tensor \(2, 3, 5, 5\) of float32", foreign.impure["Padding"])
+    words = tuple(foreign.impure.values())
+    rows = [row(names=("Padding",), test=f"t.py::{name}", impure=words, claims=("Padding",)) for name in ("x", "y")]
+    (asked,) = table.content(["a.py"], rows)
+    assert (asked["passed"], asked["failed"], asked["mistakes"]) == (2, 1, 1)
+    (failed,) = [one for part in asked["sections"] for one in part["rows"] if one["verdict"] == "fail"]
+    assert failed["statement"] == table.PURITY
+
+
+def test_gradients_flow_through_what_is_lent(solution) -> None:
+    """A caller's tensor gets its gradient, though the solution sees a copy."""
+    images = torch.zeros(1, 3, 5, 5, requires_grad=True)
+    solution(PROMPT + "        return 2 * x").Padding(1, 5)(images).sum().backward()
+    assert images.grad is not None
+    assert images.grad.unique().tolist() == [2.0]
+
+
+def test_statements_that_fail_for_one_reason_are_one_mistake() -> None:
+    """The table counts reasons beside statements: equal words but for their examples are one."""
+    failing = [row(test=f"t.py::{i}", verdict="fail", words=f"leaks; smallest example: {i}") for i in range(3)]
+    (asked,) = table.content(["a.py"], [*failing, row(test="t.py::z", verdict="fail", words="is not rounded")])
+    assert (asked["failed"], asked["mistakes"]) == (4, 2)
+    assert "4 fail for 2 reasons;" in table.headline(asked)
+
+
+@pytest.mark.parametrize(
+    ("answered", "declined", "words"),
+    [
+        ([{"position": "back"}], [{"position": "front"}], "asked of position back only"),
+        ([{"p": "back", "n": 2}], [{"p": "front", "n": 1}], "asked of p back only"),
+        ([{"n": 1}, {"n": 2}], [{"n": 0}], "asked of n other than 0 only"),
+        ([{"n": 1}], [{"n": 1}], "asked of what is supported only: no"),
+        ([{"n": 1}], [], ""),
+    ],
+)
+def test_the_settings_that_were_asked_are_named(answered: list[Any], declined: list[Any], words: str) -> None:
+    """Options whose every call is declined narrow a statement, and it says to what."""
+    calls = Calls()
+    for settings in answered:
+        calls.example = [settings]
+        calls.end()
+    for settings in declined:
+        calls.example = [settings]
+        calls.declines("no")
+    assert calls.narrowed() == words
+
+
+def test_a_value_error_that_declines_an_option_is_no_failure(solution) -> None:
+    """`ValueError: only ... is supported` narrows what is asked; any other ValueError is a failure."""
+    code = "def split(count, share, seed): raise ValueError('{}')"
+    with pytest.raises(NotClaimed, match="is declined: a share of 0 is not supported"):
+        solution(code.format("a share of 0 is not supported"), "a.py").split(5, 0.0, 0)
+    with pytest.raises(Complaint, match="raised ValueError: too few"):
+        solution(code.format("too few"), "b.py").split(5, 0.0, 0)
 
 
 def test_what_is_not_implemented_is_not_claimed(solution) -> None:
@@ -465,10 +524,59 @@ def test_foreign_code_cannot_take_the_suite_down(tmp_path: Path) -> None:
     assert found["is_right"]["prints"] == []
 
 
+PARTIAL = """
+import sys
+sys.path.insert(0, {examples!r})
+import course_adapter
+
+
+def DeepPromptedCLIP(model, tokenizer, class_names, n, block, position, readout):
+    if position != "back" or readout != "class":
+        raise NotImplementedError("back and class only")
+    return course_adapter.DeepPromptedCLIP(model, tokenizer, class_names, n, block{shift}, position, readout)
+"""
+
+
+def test_a_solution_of_one_position_is_asked_of_that_position(tmp_path: Path) -> None:
+    """A solution that supports one position is asked of it, passes or fails there, and the table says which it was."""
+    examples = str(ROOT / "tests" / "conformance" / "examples")
+    right = write(tmp_path / "right.py", PARTIAL.format(examples=examples, shift=""))
+    wrong = write(tmp_path / "wrong.py", PARTIAL.format(examples=examples, shift=" // 2"))
+    statement = "tests/test_2_3_deep_prompts.py::test_the_tokens_run_through_open_clips_own_blocks"
+    theorem = "tests/test_2_3_deep_prompts.py::test_the_position_of_the_prompt_does_not_matter"
+    options = [f"--impl={right}", f"--impl={wrong}", statement, theorem]
+    for one in conform(tmp_path / "results.json", *options):
+        rows = {row["test"].partition("::")[2].partition("[")[0]: row for part in one["sections"] for row in part["rows"]}
+        defined = rows.pop(statement.partition("::")[2])
+        assert defined["verdict"] == ("pass" if one["solution"] == right else "fail")
+        assert defined["narrowed"] == "asked of position back, readout class only"
+        assert {row["verdict"] for row in rows.values()} == {"not claimed"}
+
+
+@pytest.mark.parametrize("code", ["import no_such_module", "import os\nos._exit(3)"], ids=["raises", "ends its process"])
+def test_a_solution_that_cannot_be_imported_is_one_row(tmp_path: Path, code: str) -> None:
+    """One failure says that a solution does not import; no other statement repeats it."""
+    results = tmp_path / "results.json"
+    arguments = [
+        "-n",
+        "2",
+        f"--impl={write(tmp_path / 'broken.py', code)}",
+        f"--results={results}",
+        "tests/test_3_3_matrix_form.py",
+    ]
+    done = Session(ROOT, "-q", "-p", "no:cacheprovider", *arguments).done()
+    assert "does not import" in results.read_text(encoding="utf-8")
+    assert re.search(r"\b1 failed", done.said), done.said
+    assert done.said.count("does not import") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
         (["--impl=nowhere.py"], "--impl nowhere.py: there is no such file"),
+        (["--impl=no_such_module_at_all"], "there is no module 'no_such_module_at_all', and a file's name ends in .py"),
+        (["--impl=README.md"], "it is no Python file"),
+        (["--impl="], "it names nothing: give a .py file"),
         (["--impl=os", "--time-limit=0"], "give seconds above 0"),
         (["--impl=mine.ipynb"], "give a .py file (`jupyter nbconvert --to script mine.ipynb` makes one)"),
     ],
