@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     asking.add_argument("--most", type=int, default=8, help="how many pictures to draw (default 8)")
     asking.add_argument("--backbone", default="mini-clip", help="mini-clip, or MODEL/PRETRAINED of open_clip")
     asking.add_argument("--json", action="store_true")
+    asking.add_argument("--strict", action="store_true", help="refuse a folder with a broken picture, which else is left out")
 
     pretraining = commands.add_parser("pretrain", help="train a miniature model from the embedded world, resumable")
     pretraining.add_argument("model", nargs="?", default="mini-clip", choices=("mini-clip", "mini-resnet"))
