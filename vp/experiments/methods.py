@@ -20,6 +20,7 @@ from vp.models import (
     FineTunedFromFeatures,
     FineTunedNetwork,
     FrozenCLIP,
+    LinearProbeOfFeatures,
     PretrainedNetwork,
     Statistics,
     is_network,
@@ -178,6 +179,46 @@ class DeepTokens(Method):
     def __str__(self) -> str:
         control = ", batch-scrambled (control)" if self.scrambled else ""
         return f"{self.n} token(s) before block {self.block}, {self.position}, {self.readout} readout{control}"
+
+
+@dataclass(frozen=True)
+class LinearProbing(Method):
+    """A linear probe: logits = W x + b on the frozen CLIP's unit features x (D,); W (K, D) and b (K,) train, (D + 1) K parameters
+    (report 2.6). Features are computed once, and an epoch then costs next to nothing."""
+
+    part = "head"
+
+    def classifier(self, backbone: str, class_names: tuple[str, ...], template: str, device: torch.device) -> nn.Module:
+        """The layer on features; names and template are not used."""
+        return LinearProbeOfFeatures(clip_of(backbone, device), len(class_names)).to(device)
+
+    def training_batches(self, model: Any, images: ImageSet, device: torch.device, *, shared: bool = True) -> Batches:
+        """Unit features, computed once."""
+        name = address_of("features", images, model, device) if shared else None
+        return FeatureBatches(ImageBatches(images, model.preprocess, device), model, name=name)
+
+    def evaluation_batches(self, model: Any, images: ImageSet, device: torch.device, noise: GaussianNoise | None = None) -> Batches:
+        """Unit features, computed as they are asked for."""
+        return FeatureBatches(ImageBatches(images, model.preprocess, device, noise), model, keep=False)
+
+    def blocks_passed(self, blocks: int) -> float:
+        """From features an epoch costs next to nothing."""
+        return blocks / 40
+
+    def spreads_like(self, table: str, noisy: bool) -> str:
+        """All probes alike."""
+        return "linear probe"
+
+    def work(self, blocks: int) -> str:
+        """A layer on features."""
+        return "linear probe"
+
+    def keeps(self) -> int:
+        """Features."""
+        return 1
+
+    def __str__(self) -> str:
+        return "linear probe"
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ class Run:
     noise: GaussianNoise | None = None
     tested_epoch: Literal["last", "best"] = "last"
     template: str = DEFAULT_TEMPLATE
+    class_names: tuple[str, ...] = ()  # in place of the dataset's own, in their order; none: its own
     validation_share: float = 0.2  # of the training images; they choose the best epoch
     limit: int | None = None  # this many images of each split, always the same ones, in place of all
     rehearsal: bool = False  # random weights and a few steps: whether it runs, not what comes out

@@ -4,7 +4,7 @@ from vp.models.clip import DEFAULT_TEMPLATE, FrozenCLIP, cosine_logits, fill_tem
 from vp.models.fine_tuning import FineTunedFromFeatures, FineTunedNetwork, PretrainedNetwork, Statistics, final_linear
 from vp.models.loading import load_clip, load_network
 from vp.models.networks import NETWORKS, Network, build_network
-from vp.models.probe import FineTunedCLIP, LinearProbe
+from vp.models.probe import FineTunedCLIP, LinearProbe, LinearProbeOfFeatures
 from vp.models.weights import is_network
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "FineTunedNetwork",
     "FrozenCLIP",
     "LinearProbe",
+    "LinearProbeOfFeatures",
     "Network",
     "PretrainedNetwork",
     "Statistics",

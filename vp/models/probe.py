@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from vp.data.preprocess import Preprocess
+from vp.machine.artifacts import content_hash
 from vp.models.clip import DEFAULT_TEMPLATE, FrozenCLIP, cosine_logits
 from vp.models.fine_tuning import PreciseLinear
 
@@ -25,6 +27,33 @@ class LinearProbe(nn.Module):
         """Preprocessed images (B, 3, S, S) to logits (B, K)."""
         with torch.no_grad():
             features = self.clip.encode_image(images)
+        logits: Tensor = self.head(features)
+        return logits
+
+
+class LinearProbeOfFeatures(LinearProbe):
+    """The same logits as LinearProbe, W x + b, from unit features x (B, D), which are computed once: only W and b change."""
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """The frozen CLIP's preprocessing of pixels."""
+        return self.clip.preprocess
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of what `features` depends on: the frozen CLIP."""
+        return content_hash({}, note=f"linear probe of {self.clip.fingerprint}")
+
+    def features(self, images: Tensor) -> Tensor:
+        """Preprocessed images (B, 3, S, S) to unit features (B, D), without gradients."""
+        with torch.no_grad():
+            return self.clip.encode_image(images)
+
+    def check(self, images: Tensor) -> None:
+        """Every CLIP has features before the head."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Unit features (B, D) to logits (B, K)."""
         logits: Tensor = self.head(features)
         return logits
 
