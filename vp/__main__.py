@@ -38,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument("--backbone", default="mini-clip", help="mini-clip (default), or MODEL/PRETRAINED of open_clip")
     own.add_argument("--recipe", default="", metavar="KEY=VALUE,...", help="e.g. optimiser=adam,learning_rate=0.1,epochs=3")
     own.add_argument("--template", default="This is a photo of a {}")
+    own.add_argument("--templates", metavar="FILE", help="an ensemble: one template a line, or `openai` or `simple`")
     own.add_argument("--seeds", type=int, default=1, help="how many, from --seed on (default 1)")
     own.add_argument("--class-names", type=Path, metavar="FILE", help="one name a line, or a .toml file of FOLDER = 'name'")
     own.add_argument("--strict", action="store_true", help="refuse a folder with a broken picture, which else is left out")

@@ -6,6 +6,7 @@ import json
 from argparse import Namespace
 from dataclasses import replace
 from statistics import mean
+from typing import Any
 
 from vp.data import load_images
 from vp.data.folders import read_class_names
@@ -13,6 +14,8 @@ from vp.experiments import Result, Run
 from vp.experiments.own import own_run
 from vp.experiments.store import obtain
 from vp.machine.errors import VpError
+from vp.models import Template
+from vp.models.templates import templates_of
 
 SETTINGS = ("size", "n", "block", "position", "readout")
 
@@ -27,7 +30,8 @@ def run_own(arguments: Namespace, newer_than: float | None) -> None:
         load_images(arguments.dataset, "train", strict=True)
     if arguments.class_names and own:
         names = read_class_names(arguments.class_names, own.class_names)
-    common = {"template": arguments.template, "class_names": names}
+    template: Template = templates_of(arguments.templates) if arguments.templates else arguments.template
+    common: dict[str, Any] = {"template": template, "class_names": names}
     settings = {key: getattr(arguments, key) for key in SETTINGS}
     asked = own_run(arguments.dataset, arguments.method, arguments.backbone, arguments.recipe, **common, **settings)
     wanted = {asked.method.__class__: asked}

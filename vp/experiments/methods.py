@@ -23,6 +23,7 @@ from vp.models import (
     LinearProbeOfFeatures,
     PretrainedNetwork,
     Statistics,
+    Template,
     is_network,
     load_clip,
     load_network,
@@ -58,7 +59,7 @@ class Method:
     learns: ClassVar[bool] = True  # False: there is nothing to train
     part: ClassVar[str] = "prompt"  # under this name a Run as JSON has the method's settings: prompt or head
 
-    def classifier(self, backbone: str, class_names: tuple[str, ...], template: str, device: torch.device) -> nn.Module:
+    def classifier(self, backbone: str, class_names: tuple[str, ...], template: Template, device: torch.device) -> nn.Module:
         """The classifier on the frozen backbone of that name; initial values come from torch's global stream."""
         raise NotImplementedError(f"{type(self).__name__} has no `classifier`: say how it is built")
 
@@ -102,7 +103,7 @@ class ZeroShot(Method):
     learns = False
     part = ""
 
-    def classifier(self, backbone: str, class_names: tuple[str, ...], template: str, device: torch.device) -> nn.Module:
+    def classifier(self, backbone: str, class_names: tuple[str, ...], template: Template, device: torch.device) -> nn.Module:
         """CLIP and the text features of the classes."""
         return PromptedCLIP(clip_of(backbone, device), class_names, template).to(device)
 
@@ -124,7 +125,7 @@ class VisualPrompt(Method):
     kind: str
     size: int
 
-    def classifier(self, backbone: str, class_names: tuple[str, ...], template: str, device: torch.device) -> nn.Module:
+    def classifier(self, backbone: str, class_names: tuple[str, ...], template: Template, device: torch.device) -> nn.Module:
         """CLIP behind the prompt."""
         clip = clip_of(backbone, device)
         prompt = VISUAL_PROMPTS[self.kind](self.size, clip.preprocess.size)
@@ -144,7 +145,7 @@ class DeepTokens(Method):
     readout: Readout
     scrambled: bool = False
 
-    def classifier(self, backbone: str, class_names: tuple[str, ...], template: str, device: torch.device) -> nn.Module:
+    def classifier(self, backbone: str, class_names: tuple[str, ...], template: Template, device: torch.device) -> nn.Module:
         """CLIP with the tokens in its sequence, computed from the frozen activations before them."""
         clip = clip_of(backbone, device)
         kind = BatchScrambledDeepPrompt if self.scrambled else DeepPrompt
@@ -188,7 +189,7 @@ class LinearProbing(Method):
 
     part = "head"
 
-    def classifier(self, backbone: str, class_names: tuple[str, ...], template: str, device: torch.device) -> nn.Module:
+    def classifier(self, backbone: str, class_names: tuple[str, ...], template: Template, device: torch.device) -> nn.Module:
         """The layer on features; names and template are not used."""
         return LinearProbeOfFeatures(clip_of(backbone, device), len(class_names)).to(device)
 
@@ -235,7 +236,7 @@ class NewHead(Method):
         """Are the inputs of the first trained module constant, and worth caching? The stem before `layer1` costs too little."""
         return self.statistics == "frozen" and "layer1" not in self.stages
 
-    def classifier(self, backbone: str, class_names: tuple[str, ...], template: str, device: torch.device) -> nn.Module:
+    def classifier(self, backbone: str, class_names: tuple[str, ...], template: Template, device: torch.device) -> nn.Module:
         """The network with a new last layer; the template belongs to CLIP and is not used."""
         network, classes = network_of(backbone), len(class_names)
         if self.from_features:

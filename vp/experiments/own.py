@@ -13,7 +13,7 @@ from vp.experiments.methods import ZERO_SHOT, DeepTokens, LinearProbing, Method,
 from vp.experiments.run import Run
 from vp.experiments.scales import SCALES, Scale
 from vp.machine.errors import VpError
-from vp.models import DEFAULT_TEMPLATE
+from vp.models import DEFAULT_TEMPLATE, Template
 from vp.prompts import VISUAL_PROMPTS
 from vp.prompts.deep import Position, Readout
 from vp.training import Recipe
@@ -28,7 +28,7 @@ def own_run(
     method: str,
     backbone: str = "mini-clip",
     recipe: str = "",
-    template: str = DEFAULT_TEMPLATE,
+    template: Template = DEFAULT_TEMPLATE,
     class_names: tuple[str, ...] = (),
     **settings: Any,
 ) -> Run:

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from vp.data.preprocess import Preprocess
 from vp.machine.artifacts import content_hash
-from vp.models.clip import DEFAULT_TEMPLATE, FrozenCLIP, cosine_logits
+from vp.models.clip import DEFAULT_TEMPLATE, FrozenCLIP, Template, cosine_logits
 from vp.models.fine_tuning import PreciseLinear
 
 
@@ -63,7 +63,7 @@ class FineTunedCLIP(nn.Module):
 
     text_features: Tensor
 
-    def __init__(self, clip: FrozenCLIP, class_names: Sequence[str], template: str = DEFAULT_TEMPLATE) -> None:
+    def __init__(self, clip: FrozenCLIP, class_names: Sequence[str], template: Template = DEFAULT_TEMPLATE) -> None:
         super().__init__()
         self.vision = copy.deepcopy(clip.model.visual).requires_grad_(True)
         self.register_buffer("text_features", clip.class_features(class_names, template))
