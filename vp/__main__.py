@@ -27,7 +27,21 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--json", action="store_true")
 
     running = commands.add_parser("run", help="perform one run, or read it from the store")
-    running.add_argument("name", help="as `list` prints it")
+    running.add_argument("name", nargs="?", help="as `list` prints it; or give --dataset and --method")
+    own = running.add_argument_group("a run of your own")
+    own.add_argument("--dataset", metavar="FOLDER", help="a folder of class folders, divided into train and test (or val) or not")
+    own.add_argument("--method", help="padding, fixed-patch, ..., deep, linear-probe or zero-shot (default)", default="zero-shot")
+    for setting in ("size", "n", "block"):
+        own.add_argument(f"--{setting}", type=int, help="of the prompt")
+    own.add_argument("--position", help="of deep prompts")
+    own.add_argument("--readout", help="of deep prompts")
+    own.add_argument("--backbone", default="mini-clip", help="mini-clip (default), or MODEL/PRETRAINED of open_clip")
+    own.add_argument("--recipe", default="", metavar="KEY=VALUE,...", help="e.g. optimiser=adam,learning_rate=0.1,epochs=3")
+    own.add_argument("--template", default="This is a photo of a {}")
+    own.add_argument("--templates", metavar="FILE", help="an ensemble: one template a line, or `openai` or `simple`")
+    own.add_argument("--seeds", type=int, default=1, help="how many, from --seed on (default 1)")
+    own.add_argument("--class-names", type=Path, metavar="FILE", help="one name a line, or a .toml file of FOLDER = 'name'")
+    own.add_argument("--strict", action="store_true", help="refuse a folder with a broken picture, which else is left out")
     running.add_argument("--seed", type=int, default=0)
     running.add_argument("--fresh", action="store_true", help="train again even if the store has it")
     running.add_argument("--json", action="store_true")
@@ -47,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     asking.add_argument("--most", type=int, default=8, help="how many pictures to draw (default 8)")
     asking.add_argument("--backbone", default="mini-clip", help="mini-clip, or MODEL/PRETRAINED of open_clip")
     asking.add_argument("--json", action="store_true")
+    asking.add_argument("--strict", action="store_true", help="refuse a folder with a broken picture, which else is left out")
 
     pretraining = commands.add_parser("pretrain", help="train a miniature model from the embedded world, resumable")
     pretraining.add_argument("model", nargs="?", default="mini-clip", choices=("mini-clip", "mini-resnet"))
@@ -79,7 +94,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run a command; 0 when done, 2 for an error the user can mend, 130 when interrupted."""
-    arguments = _parser().parse_args(words)
+    parser = _parser()
+    arguments = parser.parse_args(words)
+    if arguments.command == "run" and (arguments.name is None) == (arguments.dataset is None):
+        parser.error("run: give the name of a run, or --dataset and --method")
     try:
         with warnings.catch_warnings(), nullcontext() if arguments.command in ("list", "fetch", "bench") else this_device().share():
             warnings.showwarning = _note

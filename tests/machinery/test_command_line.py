@@ -381,6 +381,18 @@ ERRORS: dict[str, tuple[list[str], str]] = {
 }
 
 
+@pytest.mark.usefixtures("_quick_clip")
+def test_ask_leaves_out_a_broken_picture(folder: Path, capsys: Capture) -> None:
+    """A broken picture is named and left out, the rest is answered; --strict refuses."""
+    (folder / "torn.png").write_bytes(b"not a picture")
+    assert main(ask(folder, "--json")) == 0
+    said = capsys.readouterr()
+    assert len(json.loads(said.out)) == 3
+    assert "torn.png as a picture" in said.err
+    assert "1 of 4 pictures left out" in said.err
+    assert "torn.png as a picture" in assert_one_line_error(main, ask(folder, "--strict"), capsys)
+
+
 @pytest.mark.usefixtures("_quick_clip", "folder")
 @pytest.mark.parametrize("case", ERRORS)
 def test_errors_are_one_line_that_says_what_to_do(

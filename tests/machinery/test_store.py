@@ -466,6 +466,7 @@ OTHER_SETTINGS = {
     "noise": GaussianNoise(0.1),
     "tested_epoch": "best",
     "template": "{}",
+    "class_names": ("one", "two"),
     "validation_share": 0.1,
     "limit": 1000,
     "rehearsal": True,
@@ -615,10 +616,10 @@ def test_every_module_counts_for_the_code_version(tmp_path: Path, monkeypatch: p
 # Modules that change no Result, or only by what else is part of its key: its settings, data and weights.
 OF_NO_RESULT = {
     "vp", "vp.__main__", "vp.data", "vp.data.world", "vp.evaluation", "vp.evaluation.cost", "vp.evaluation.statistics",
-    "vp.experiments", "vp.experiments.run", "vp.experiments.scales", "vp.experiments.store",
+    "vp.experiments", "vp.experiments.own", "vp.experiments.run", "vp.experiments.scales", "vp.experiments.store",
     "vp.machine", "vp.machine.artifacts", "vp.machine.computed_once", "vp.machine.device_lock", "vp.machine.devices",
     "vp.machine.downloads", "vp.machine.home", "vp.machine.provenance",
-    "vp.models", "vp.models.networks", "vp.models.pretraining", "vp.models.probe", "vp.models.weights",
+    "vp.models", "vp.models.networks", "vp.models.pretraining", "vp.models.templates", "vp.models.weights",
     "vp.prompts", "vp.training",
 }  # fmt: skip
 ROOMS_OF_NO_RESULT = ("vp.graphs", "vp.report", "vp.commands")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vp.data import list_pictures, read_picture, square
+from vp.data.folders import NAMED, shown
 from vp.machine.errors import VpError
 from vp.machine.runtime import pick_device
 from vp.models import fill_template, label_probabilities, load_clip
@@ -26,10 +27,16 @@ def ask(arguments: Namespace) -> None:
     texts = fill_template(arguments.template, arguments.labels)
     if arguments.most < 1:
         raise VpError(f"--most {arguments.most}: give at least 1")
-    paths = list_pictures(arguments.images)
+    listed = list_pictures(arguments.images)
     clip = load_clip(arguments.backbone, pick_device(arguments.device))
     size = clip.preprocess.size
-    pixels = torch.stack([square(read_picture(path), size) for path in paths])
+    pixels, paths, broken = _read(listed, size)
+    if broken and (arguments.strict or not paths):
+        raise VpError("; ".join(broken[:NAMED]))
+    for told in broken:
+        print(f"note: left out: {shown(told)}", file=sys.stderr)
+    if broken:
+        print(f"note: {len(broken)} of {len(listed)} pictures left out", file=sys.stderr)
     probabilities = label_probabilities(clip, pixels, arguments.template, arguments.labels)
     if arguments.out:
         _draw(arguments, paths, probabilities)
@@ -38,26 +45,33 @@ def ask(arguments: Namespace) -> None:
     rows = probabilities.tolist()
     if arguments.json:
         answers = [
-            {"image": _shown(p), "probabilities": dict(zip(arguments.labels, row, strict=True))}
+            {"image": shown(p), "probabilities": dict(zip(arguments.labels, row, strict=True))}
             for p, row in zip(paths, rows, strict=True)
         ]
         print(json.dumps(answers, indent=2))
         return
     for path, row in zip(paths, rows, strict=True):
-        print(f"{_shown(path)}\t" + "\t".join(f"{label} {value:.1%}" for label, value in zip(arguments.labels, row, strict=True)))
+        print(f"{shown(path)}\t" + "\t".join(f"{label} {value:.1%}" for label, value in zip(arguments.labels, row, strict=True)))
 
 
-def _shown(path: Path) -> str:
-    """A path as text: bytes of its name that are none, as on old disks, become the sign for what cannot be shown."""
-    return os.fsencode(path).decode(errors="replace")
+def _read(paths: Sequence[Path], size: int) -> tuple[Tensor, list[Path], list[str]]:
+    """Squares of the pictures that can be read, uint8 (N, 3, size, size), their paths, and what is wrong with the others."""
+    good, pixels, broken = [], [], []
+    for path in paths:
+        try:
+            pixels.append(square(read_picture(path), size))
+            good.append(path)
+        except VpError as error:
+            broken.append(str(error))
+    return torch.stack(pixels) if pixels else torch.empty(0, 3, size, size, dtype=torch.uint8), good, broken
 
 
 def _draw(arguments: Namespace, paths: Sequence[Path], probabilities: Tensor) -> None:
     """The picture is drawn to a temporary name first: it is there whole or not at all."""
     chosen = sorted(random.Random(0).sample(range(len(paths)), min(arguments.most, len(paths))))
-    shown = [square(read_picture(paths[i]), 224) for i in chosen]
-    titles = [_shown(paths[i].relative_to(arguments.images)) for i in chosen]
-    figure = prediction_bars(shown, probabilities[chosen], arguments.labels, titles)
+    drawn = [square(read_picture(paths[i]), 224) for i in chosen]
+    titles = [shown(paths[i].relative_to(arguments.images)) for i in chosen]
+    figure = prediction_bars(drawn, probabilities[chosen], arguments.labels, titles)
     out: Path = arguments.out
     temporary = out.parent / f".vp-{os.getpid()}.part"
     try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import warnings
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,8 +13,8 @@ import torch
 from torch import Tensor
 
 from vp.data.cifar import CLASS_NAMES, files_of_cifar, load_cifar
+from vp.data.folders import PictureWarning, doubtful, load_folder
 from vp.data.images import ImageSet, union
-from vp.data.pictures import load_class_folders
 from vp.data.world import WORLD_NAMES, world
 from vp.machine.computed_once import Content, address, code_version, once
 from vp.machine.errors import VpError
@@ -28,21 +30,34 @@ def data_root() -> Path:
     return Path(given).expanduser() if given else home() / "data"
 
 
-def load_images(name: str, split: str, limit: int | None = None) -> ImageSet:
+def load_images(
+    name: str, split: str, limit: int | None = None, *, strict: bool = False, class_names: tuple[str, ...] = ()
+) -> ImageSet:
     """`mini10`, `mini100`, `cifar10`, `cifar100` (from `data_root()`), `A+B` for the union of two of these (report 2.5), or the
     path of a folder with one folder per class.
 
-    A folder may hold its class folders below `train` and `test`; without these, both splits are all of its pictures.
+    A folder may hold its class folders below `train` and `test` (or `val`); without these it is divided once, seeded and by
+    content (vp.data.folders). `strict` refuses a folder with a broken picture. `class_names` stand for the set's own, in order.
     With `limit`, that many images of each set, always the same ones.
-    Raises VpError for an unknown name or split, NotAvailable for CIFAR where it is not there.
+    Raises VpError for an unknown name or split or another number of class names, NotAvailable for CIFAR where it is not there.
     """
     if split not in SPLITS:
         raise VpError(f"no split {split!r}: give one of {', '.join(SPLITS)}")
-    return _load(name, split, data_root(), limit)
+    if strict and Path(name).is_dir():
+        load_folder(Path(name), split, strict=True)
+    images = _load(name, split, data_root(), limit, class_names)
+    if Path(name).is_dir() and (why := doubtful(images.class_names)):
+        warnings.warn(why, PictureWarning, stacklevel=2)
+    return images
 
 
 @lru_cache(maxsize=12)
-def _load(name: str, split: str, root: Path, limit: int | None) -> ImageSet:
+def _load(name: str, split: str, root: Path, limit: int | None, class_names: tuple[str, ...] = ()) -> ImageSet:
+    if class_names:
+        images = _load(name, split, root, limit)
+        if len(class_names) != len(images.class_names):
+            raise VpError(f"{len(class_names)} class names for the {len(images.class_names)} classes of {name}: give one for each")
+        return replace(images, class_names=class_names)
     if "+" in name and not Path(name).is_dir():
         first, second = name.split("+", 1)
         return union(_load(first, split, root, limit), _load(second, split, root, limit))
@@ -52,10 +67,8 @@ def _load(name: str, split: str, root: Path, limit: int | None) -> ImageSet:
         return world(name, split)
     if name in CLASS_NAMES:
         return _decoded_once(name, split, root)
-    folder = Path(name)
-    if folder.is_dir():
-        divided = any((folder / part).is_dir() for part in SPLITS)
-        return load_class_folders(folder / split if divided else folder, name=folder.name, split=split)
+    if Path(name).is_dir():
+        return load_folder(Path(name), split)
     raise VpError(f"no dataset {name!r}: give one of {', '.join((*WORLD_NAMES, *CLASS_NAMES))} or a folder of class folders")
 
 

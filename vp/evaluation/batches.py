@@ -15,7 +15,7 @@ from vp.machine.computed_once import Content, once
 from vp.machine.errors import out_of_memory
 from vp.machine.home import given_bytes
 from vp.machine.runtime import device_share, mixed_precision, to_device
-from vp.models import FineTunedFromFeatures, FrozenCLIP
+from vp.models import FineTunedFromFeatures, FrozenCLIP, LinearProbeOfFeatures
 from vp.prompts.deep import DeepPrompt, LastBlockInputs, last_block_inputs, last_block_kind, tokens_before_block
 
 CACHE_GIB = "VP_CACHE_GIB"
@@ -169,12 +169,14 @@ class ComputedBatches:
 
 
 class FeatureBatches(ComputedBatches):
-    """The inputs of FineTunedFromFeatures: its features. Raises VpError for a network that has none before the stage that trains.
+    """The inputs of FineTunedFromFeatures or LinearProbeOfFeatures: its features.
+
+    Raises VpError for a network that has none before the stage that trains.
 
     Numbers of 4 bytes, 2 in half precision. For 50,000 images and ResNet-18: 102 MB under the head, 10 GB before the last stage.
     """
 
-    def __init__(self, images: ImageBatches, network: FineTunedFromFeatures, **kept: Any) -> None:
+    def __init__(self, images: ImageBatches, network: FineTunedFromFeatures | LinearProbeOfFeatures, **kept: Any) -> None:
         if len(images):
             network.check(images[torch.arange(1)][0])
         self.network = network

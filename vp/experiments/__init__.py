@@ -3,7 +3,7 @@
 `vp.experiments.perform` and `vp.experiments.store` are imported by name: they need every room below.
 """
 
-from vp.experiments.methods import ZERO_SHOT, DeepTokens, Method, NewHead, VisualPrompt, ZeroShot
+from vp.experiments.methods import ZERO_SHOT, DeepTokens, LinearProbing, Method, NewHead, VisualPrompt, ZeroShot
 from vp.experiments.run import (
     CLASSES,
     COLUMNS,
@@ -30,6 +30,7 @@ __all__ = [
     "TOKEN_COUNTS",
     "ZERO_SHOT",
     "DeepTokens",
+    "LinearProbing",
     "Method",
     "NewHead",
     "Result",

@@ -11,13 +11,14 @@ from vp.data import ImageSet
 from vp.evaluation import ImageBatches, PrefixBatches
 from vp.machine.computed_once import address, code_version
 from vp.machine.provenance import provenance
-from vp.models import FineTunedFromFeatures, FrozenCLIP
+from vp.models import FineTunedFromFeatures, FrozenCLIP, LinearProbeOfFeatures
 from vp.prompts import DeepPrompt
 from vp.prompts.deep import last_block_kind
 
 # Modules whose statements change numbers. The lists of runs and scales are not among them: a new run leaves all others valid.
 CODE_OF_A_RUN = (
     "vp.data.cifar",
+    "vp.data.folders",
     "vp.data.images",
     "vp.data.noise",
     "vp.data.pictures",
@@ -36,6 +37,7 @@ CODE_OF_A_RUN = (
     "vp.models.loading",
     "vp.models.mini_clip",
     "vp.models.mini_resnet",
+    "vp.models.probe",
     "vp.models.vision_transformer",
     "vp.prompts.deep",
     "vp.prompts.prompted",
@@ -70,7 +72,13 @@ def training_prefix(images: ImageSet, clip: FrozenCLIP, prompt: DeepPrompt, devi
     return kept[kind]
 
 
-def address_of(what: str, images: ImageSet, frozen: FrozenCLIP | FineTunedFromFeatures, device: torch.device, **more: Any) -> str:
+def address_of(
+    what: str,
+    images: ImageSet,
+    frozen: FrozenCLIP | FineTunedFromFeatures | LinearProbeOfFeatures,
+    device: torch.device,
+    **more: Any,
+) -> str:
     """The address of activations: processes that would compute the same, to the bit, share it."""
     return address(
         what,

@@ -20,8 +20,10 @@ from vp.models import (
     FineTunedFromFeatures,
     FineTunedNetwork,
     FrozenCLIP,
+    LinearProbeOfFeatures,
     PretrainedNetwork,
     Statistics,
+    Template,
     is_network,
     load_clip,
     load_network,
@@ -57,7 +59,7 @@ class Method:
     learns: ClassVar[bool] = True  # False: there is nothing to train
     part: ClassVar[str] = "prompt"  # under this name a Run as JSON has the method's settings: prompt or head
 
-    def classifier(self, backbone: str, class_names: tuple[str, ...], template: str, device: torch.device) -> nn.Module:
+    def classifier(self, backbone: str, class_names: tuple[str, ...], template: Template, device: torch.device) -> nn.Module:
         """The classifier on the frozen backbone of that name; initial values come from torch's global stream."""
         raise NotImplementedError(f"{type(self).__name__} has no `classifier`: say how it is built")
 
@@ -101,7 +103,7 @@ class ZeroShot(Method):
     learns = False
     part = ""
 
-    def classifier(self, backbone: str, class_names: tuple[str, ...], template: str, device: torch.device) -> nn.Module:
+    def classifier(self, backbone: str, class_names: tuple[str, ...], template: Template, device: torch.device) -> nn.Module:
         """CLIP and the text features of the classes."""
         return PromptedCLIP(clip_of(backbone, device), class_names, template).to(device)
 
@@ -123,7 +125,7 @@ class VisualPrompt(Method):
     kind: str
     size: int
 
-    def classifier(self, backbone: str, class_names: tuple[str, ...], template: str, device: torch.device) -> nn.Module:
+    def classifier(self, backbone: str, class_names: tuple[str, ...], template: Template, device: torch.device) -> nn.Module:
         """CLIP behind the prompt."""
         clip = clip_of(backbone, device)
         prompt = VISUAL_PROMPTS[self.kind](self.size, clip.preprocess.size)
@@ -143,7 +145,7 @@ class DeepTokens(Method):
     readout: Readout
     scrambled: bool = False
 
-    def classifier(self, backbone: str, class_names: tuple[str, ...], template: str, device: torch.device) -> nn.Module:
+    def classifier(self, backbone: str, class_names: tuple[str, ...], template: Template, device: torch.device) -> nn.Module:
         """CLIP with the tokens in its sequence, computed from the frozen activations before them."""
         clip = clip_of(backbone, device)
         kind = BatchScrambledDeepPrompt if self.scrambled else DeepPrompt
@@ -181,6 +183,46 @@ class DeepTokens(Method):
 
 
 @dataclass(frozen=True)
+class LinearProbing(Method):
+    """A linear probe: logits = W x + b on the frozen CLIP's unit features x (D,); W (K, D) and b (K,) train, (D + 1) K parameters
+    (report 2.6). Features are computed once, and an epoch then costs next to nothing."""
+
+    part = "head"
+
+    def classifier(self, backbone: str, class_names: tuple[str, ...], template: Template, device: torch.device) -> nn.Module:
+        """The layer on features; names and template are not used."""
+        return LinearProbeOfFeatures(clip_of(backbone, device), len(class_names)).to(device)
+
+    def training_batches(self, model: Any, images: ImageSet, device: torch.device, *, shared: bool = True) -> Batches:
+        """Unit features, computed once."""
+        name = address_of("features", images, model, device) if shared else None
+        return FeatureBatches(ImageBatches(images, model.preprocess, device), model, name=name)
+
+    def evaluation_batches(self, model: Any, images: ImageSet, device: torch.device, noise: GaussianNoise | None = None) -> Batches:
+        """Unit features, computed as they are asked for."""
+        return FeatureBatches(ImageBatches(images, model.preprocess, device, noise), model, keep=False)
+
+    def blocks_passed(self, blocks: int) -> float:
+        """From features an epoch costs next to nothing."""
+        return blocks / 40
+
+    def spreads_like(self, table: str, noisy: bool) -> str:
+        """All probes alike."""
+        return "linear probe"
+
+    def work(self, blocks: int) -> str:
+        """A layer on features."""
+        return "linear probe"
+
+    def keeps(self) -> int:
+        """Features."""
+        return 1
+
+    def __str__(self) -> str:
+        return "linear probe"
+
+
+@dataclass(frozen=True)
 class NewHead(Method):
     """Fine-tuning: a new last layer, stages that train with it, what BatchNorm's statistics do, how often images are flipped."""
 
@@ -194,7 +236,7 @@ class NewHead(Method):
         """Are the inputs of the first trained module constant, and worth caching? The stem before `layer1` costs too little."""
         return self.statistics == "frozen" and "layer1" not in self.stages
 
-    def classifier(self, backbone: str, class_names: tuple[str, ...], template: str, device: torch.device) -> nn.Module:
+    def classifier(self, backbone: str, class_names: tuple[str, ...], template: Template, device: torch.device) -> nn.Module:
         """The network with a new last layer; the template belongs to CLIP and is not used."""
         network, classes = network_of(backbone), len(class_names)
         if self.from_features:

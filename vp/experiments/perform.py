@@ -18,7 +18,7 @@ from vp.training import Fit, fit, load_trained, trained_parameters
 
 def images_of(run: Run, split: str) -> ImageSet:
     """The images of one split that a Run looks at: all, or as many as its limit says."""
-    return load_images(run.dataset, split, run.limit)
+    return load_images(run.dataset, split, run.limit, class_names=run.class_names)
 
 
 def build_model(run: Run, class_names: tuple[str, ...], device: torch.device | str = "cpu") -> Any:

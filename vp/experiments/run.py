@@ -20,7 +20,7 @@ from vp.evaluation import wilson_interval
 from vp.experiments.methods import ZERO_SHOT, DeepTokens, Method, NewHead, VisualPrompt
 from vp.experiments.scales import SCALES, Scale, ScaleName
 from vp.machine.errors import VpError
-from vp.models import DEFAULT_TEMPLATE
+from vp.models import DEFAULT_TEMPLATE, Template
 from vp.models.weights import RANDOM
 from vp.prompts.deep import Position, Readout
 from vp.training import Recipe
@@ -41,7 +41,8 @@ class Run:
     weights_from: str | None = None  # the run whose trained weights are evaluated here: on other data, under noise, scrambled
     noise: GaussianNoise | None = None
     tested_epoch: Literal["last", "best"] = "last"
-    template: str = DEFAULT_TEMPLATE
+    template: Template = DEFAULT_TEMPLATE
+    class_names: tuple[str, ...] = ()  # in place of the dataset's own, in their order; none: its own
     validation_share: float = 0.2  # of the training images; they choose the best epoch
     limit: int | None = None  # this many images of each split, always the same ones, in place of all
     rehearsal: bool = False  # random weights and a few steps: whether it runs, not what comes out

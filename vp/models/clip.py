@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from open_clip import CLIP, SimpleTokenizer
 
 DEFAULT_TEMPLATE = "This is a photo of a {}"
+Template = str | tuple[str, ...]  # one, or an ensemble of several
 
 
 class FrozenCLIP(nn.Module):
@@ -104,11 +105,16 @@ class FrozenCLIP(nn.Module):
         words = dict.fromkeys(word for text in texts for word in text.split())
         return [word for word in words if not self.known_tokens.issuperset(self.tokenizer.encode(word))]
 
-    def class_features(self, class_names: Sequence[str], template: str = DEFAULT_TEMPLATE) -> Tensor:
+    def class_features(self, class_names: Sequence[str], template: Template = DEFAULT_TEMPLATE) -> Tensor:
         """Unit text features (K, D) of K class names in a template; `_` in a name is read as a space (report 2.1, settings).
 
-        Computed once for all runs of a process: the weights are frozen.
+        Of an ensemble of T templates: f_k = m_k / |m_k| with m_k = 1/T sum_t e_tk, where e_tk is the unit feature of class k in
+        template t. Computed once for all runs of a process: the weights are frozen. Raises VpError for an ensemble of none.
         """
+        if not isinstance(template, str):
+            if not template:
+                raise VpError("an ensemble of no templates: give at least one, e.g. " + repr(DEFAULT_TEMPLATE))
+            return normalize(torch.stack([self.class_features(class_names, one) for one in template]).mean(0), dim=-1)
         texts = tuple(fill_template(template, class_names))
         where = (texts, next(self.model.parameters()).device)
         if where not in self.kept:

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from vp.models.clip import DEFAULT_TEMPLATE, FrozenCLIP, cosine_logits
+from vp.data.preprocess import Preprocess
+from vp.machine.artifacts import content_hash
+from vp.models.clip import DEFAULT_TEMPLATE, FrozenCLIP, Template, cosine_logits
 from vp.models.fine_tuning import PreciseLinear
 
 
@@ -29,12 +31,39 @@ class LinearProbe(nn.Module):
         return logits
 
 
+class LinearProbeOfFeatures(LinearProbe):
+    """The same logits as LinearProbe, W x + b, from unit features x (B, D), which are computed once: only W and b change."""
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """The frozen CLIP's preprocessing of pixels."""
+        return self.clip.preprocess
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of what `features` depends on: the frozen CLIP."""
+        return content_hash({}, note=f"linear probe of {self.clip.fingerprint}")
+
+    def features(self, images: Tensor) -> Tensor:
+        """Preprocessed images (B, 3, S, S) to unit features (B, D), without gradients."""
+        with torch.no_grad():
+            return self.clip.encode_image(images)
+
+    def check(self, images: Tensor) -> None:
+        """Every CLIP has features before the head."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Unit features (B, D) to logits (B, K)."""
+        logits: Tensor = self.head(features)
+        return logits
+
+
 class FineTunedCLIP(nn.Module):
     """CLIP whose whole vision tower trains, a copy of the frozen one's; text features and logit scale stay."""
 
     text_features: Tensor
 
-    def __init__(self, clip: FrozenCLIP, class_names: Sequence[str], template: str = DEFAULT_TEMPLATE) -> None:
+    def __init__(self, clip: FrozenCLIP, class_names: Sequence[str], template: Template = DEFAULT_TEMPLATE) -> None:
         super().__init__()
         self.vision = copy.deepcopy(clip.model.visual).requires_grad_(True)
         self.register_buffer("text_features", clip.class_features(class_names, template))

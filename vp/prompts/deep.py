@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from vp.machine.errors import VpError
-from vp.models.clip import DEFAULT_TEMPLATE, FrozenCLIP, cosine_logits
+from vp.models.clip import DEFAULT_TEMPLATE, FrozenCLIP, Template, cosine_logits
 from vp.models.vision_transformer import (
     attend,
     features_of_token,
@@ -142,7 +142,7 @@ class DeepPromptedCLIP(PromptedCLIP):
     prompt: DeepPrompt
 
     def __init__(
-        self, clip: FrozenCLIP, class_names: Sequence[str], template: str = DEFAULT_TEMPLATE, *, prompt: DeepPrompt
+        self, clip: FrozenCLIP, class_names: Sequence[str], template: Template = DEFAULT_TEMPLATE, *, prompt: DeepPrompt
     ) -> None:
         prompt.check_fits(clip)
         super().__init__(clip, class_names, template, prompt)

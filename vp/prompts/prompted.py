@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from vp.data import Preprocess
-from vp.models.clip import DEFAULT_TEMPLATE, FrozenCLIP, cosine_logits
+from vp.models.clip import DEFAULT_TEMPLATE, FrozenCLIP, Template, cosine_logits
 
 
 class PromptedCLIP(nn.Module):
@@ -20,7 +20,7 @@ class PromptedCLIP(nn.Module):
     prompt: nn.Module
 
     def __init__(
-        self, clip: FrozenCLIP, class_names: Sequence[str], template: str = DEFAULT_TEMPLATE, prompt: nn.Module | None = None
+        self, clip: FrozenCLIP, class_names: Sequence[str], template: Template = DEFAULT_TEMPLATE, prompt: nn.Module | None = None
     ) -> None:
         super().__init__()
         self.clip = clip

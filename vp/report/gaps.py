@@ -65,7 +65,7 @@ def climb(run: Run, trained: Result | None, expectation: Expectation, device: st
         for template in TEMPLATES:
             if template != run.template:
                 found[f"template “{template}”"] = top1(replace(run, template=template))
-        if any(" " in name for name in names):  # CIFAR-100's files have `aquarium_fish`
+        if isinstance(run.template, str) and any(" " in name for name in names):  # CIFAR-100's files have `aquarium_fish`
             found["underscores kept in class names"] = top1(run, [run.template.format(name.replace(" ", "_")) for name in names])
         clip: Any = build_model(replace(run, method=ZERO_SHOT, recipe=None, weights_from=None), ("any",), chosen).clip
         with other_activation(clip) as name:

@@ -1,0 +1,78 @@
+"""A run of one's own folder from the command line, and the linear probe as a method."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.machinery.test_folders import classes
+from vp.__main__ import main
+from vp.experiments import LinearProbing
+from vp.experiments.methods import clip_of
+from vp.experiments.own import own_run
+from vp.machine.errors import VpError
+from vp.models import LinearProbe
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setenv("VP_HOME", str(tmp_path / "home"))
+    return ["run", "--dataset", str(classes(tmp_path / "mine", each=10)), "--method", "padding", "--size", "2"]
+
+
+def test_a_folder_is_run_beside_zero_shot_and_a_linear_probe(words: list[str], capsys: Capture) -> None:
+    """Each seed of the method, zero-shot CLIP and the probe are measured on the same images; a second call trains nothing."""
+    assert main([*words, "--recipe", "epochs=1", "--seeds", "2", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [(one["method"], len(one["results"])) for one in told] == [("padding, 2 px", 2), ("zero-shot", 1), ("linear probe", 2)]
+    assert {result["total"] for one in told for result in one["results"]} == {4}
+    assert "divided once by content" in told[0]["results"][0]["provenance"]["images"]
+    assert main([*words, "--recipe", "epochs=1", "--seeds", "2"]) == 0
+    said = capsys.readouterr().out
+    assert f"top-1 {told[0]['results'][1]['top1']:.2f}%, 95% " in said
+    assert "mean of 2 seeds" in said
+    assert main([*words, "--recipe", "epochs=1", "--seeds", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == told  # seconds included: read, not trained
+
+
+def test_the_probe_on_features_is_the_probe_on_images() -> None:
+    """The method's classifier on unit features gives W x + b, as LinearProbe does on images, with (D + 1) K parameters."""
+    clip, device = clip_of("mini-clip"), torch.device("cpu")
+    model = LinearProbing().classifier("mini-clip", ("a", "b", "c"), "{}", device)
+    whole = LinearProbe(clip, 3)
+    whole.head.load_state_dict(model.head.state_dict())
+    images = torch.randn(5, 3, clip.preprocess.size, clip.preprocess.size)
+    torch.testing.assert_close(model(model.features(images)), whole(images))
+    torch.testing.assert_close(whole(images), clip.encode_image(images) @ model.head.weight.T + model.head.bias)
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == (clip.width + 1) * 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "magic"}, "no method 'magic': give one of"),
+        ({"method": "padding", "block": 3}, "padding has no setting 'block': it has size"),
+        ({"method": "padding", "size": 0}, "size = 0: give a whole number of at least 1"),
+        ({"method": "deep", "position": "top"}, "position = 'top': give one of"),
+        ({"method": "zero-shot", "recipe": "epochs=1"}, "zero-shot trains nothing"),
+        ({"method": "padding", "recipe": "epoch=1"}, "--recipe has no field 'epoch'"),
+        ({"method": "padding", "recipe": "epochs=0"}, "cannot train"),
+        ({"method": "padding", "recipe": "epochs=many"}, "--recipe epochs=many: give a value like 3"),
+    ],
+)
+def test_settings_that_make_no_run_are_refused(settings: dict[str, object], message: str) -> None:
+    """An unknown method, a setting of another method and an impossible value are errors that say what is possible."""
+    with pytest.raises(VpError, match=message):
+        own_run("mini10", **settings)  # type: ignore[arg-type]
+
+
+def test_equal_settings_have_one_name_and_others_another() -> None:
+    """The name of a run says its dataset and method, and differs with any setting."""
+    names = {own_run("a/mini10", "padding", size=size).name for size in (2, 3, 3)}
+    assert len(names) == 2
+    assert all(name.startswith("mini10-padding-") for name in names)
