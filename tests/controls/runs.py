@@ -106,7 +106,7 @@ def tests_in_another_order() -> Iterator[object]:
 @performed
 def ignores_the_limit() -> Iterator[object]:
     """All images in place of as many as the limit says."""
-    with put(perform, "load_images", lambda name, split, _: load_images(name, split)):
+    with put(perform, "load_images", lambda name, split, *_, **__: load_images(name, split)):
         yield
 
 
@@ -210,7 +210,7 @@ def loses_labels_in_flips() -> Iterator[object]:
 def keeps_labels_of_a_union_as_they_were() -> Iterator[object]:
     """Labels of the second set of a union are not shifted."""
 
-    def load(name: str, split: str, limit: int | None) -> ImageSet:
+    def load(name: str, split: str, limit: int | None, **_: Any) -> ImageSet:
         images = load_images(name, split, limit)
         parts = [load_images(one, split, limit).labels for one in name.split("+")]
         return replace(images, labels=torch.cat(parts))
@@ -798,7 +798,7 @@ def keeps_labels_in_few_bits() -> Iterator[object]:
     with put(
         perform,
         "load_images",
-        lambda *given: (lambda images: replace(images, labels=images.labels % 64))(own(*given)),
+        lambda *given, **named: (lambda images: replace(images, labels=images.labels % 64))(own(*given, **named)),
     ):
         yield
 

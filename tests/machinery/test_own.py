@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,8 @@ def test_a_folder_is_run_beside_zero_shot_and_a_linear_probe(words: list[str], c
     said = capsys.readouterr().out
     assert f"top-1 {told[0]['results'][1]['top1']:.2f}%, 95% " in said
     assert "mean of 2 seeds" in said
+    for other in ("zero-shot", "linear probe"):
+        assert re.search(rf"^padding, 2 px against {other}: [+-]\d+\.\d\d points, p = [\d.e-]+$", said, re.MULTILINE), said
     assert main([*words, "--recipe", "epochs=1", "--seeds", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == told  # seconds included: read, not trained
 
@@ -62,7 +65,7 @@ def test_the_probe_on_features_is_the_probe_on_images() -> None:
         ({"method": "zero-shot", "recipe": "epochs=1"}, "zero-shot trains nothing"),
         ({"method": "padding", "recipe": "epoch=1"}, "--recipe has no field 'epoch'"),
         ({"method": "padding", "recipe": "epochs=0"}, "cannot train"),
-        ({"method": "padding", "recipe": "epochs=many"}, "--recipe epochs=many: give a value like 3"),
+        ({"method": "padding", "recipe": "epochs=many"}, "--recipe epochs=many: give a value like 2"),
     ],
 )
 def test_settings_that_make_no_run_are_refused(settings: dict[str, object], message: str) -> None:

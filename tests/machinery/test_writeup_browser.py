@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,10 @@ def open_at(browser: Any, page: Path, width: int, theme: str = "light", scripts:
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": not scripts})
     browser.get("about:blank")
     browser.get(page.as_uri())
+    until = time.monotonic() + 60  # without scripts the driver does not wait until a page is whole
+    while browser.execute_script("return document.readyState") != "complete":
+        assert time.monotonic() < until, "the page is not whole after a minute"
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -8,8 +8,11 @@ from dataclasses import replace
 from statistics import mean
 from typing import Any
 
+import torch
+
 from vp.data import load_images
 from vp.data.folders import read_class_names
+from vp.evaluation import paired_test
 from vp.experiments import Result, Run
 from vp.experiments.own import own_run
 from vp.experiments.store import obtain
@@ -47,7 +50,17 @@ def run_own(arguments: Namespace, newer_than: float | None) -> None:
         return
     for run, results in found:
         _tell(run, results)
+    for run, results in found[1:]:
+        print(f"{asked.method!s} against {run.method!s}: {against(found[0][1], results)}")
     print(f"images: {found[0][1][0].provenance.get('images', arguments.dataset)}")
+
+
+def against(first: list[Result], second: list[Result]) -> str:
+    """The difference of mean top-1 over seeds, and the p-value of the sign test over the images that both were asked about."""
+    points = mean(result.top1 for result in first) - mean(result.top1 for result in second)
+    most = max(len(first), len(second))  # what no seed changes has one result, which stands for all
+    answers = [torch.stack([some[i % len(some)].correct_images for i in range(most)]) for some in (first, second)]
+    return f"{points:+.2f} points, p = {paired_test(*answers).p_value:.2g}"
 
 
 def _tell(run: Run, results: list[Result]) -> None:
