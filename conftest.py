@@ -50,6 +50,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "specifies(*names): states what these public names must do; with --impl, those of someone else's solution"
     )
+    config.addinivalue_line(
+        "markers", "purity: says that what is given stays as it was; with --impl it fails for a change in place"
+    )
     config.addinivalue_line("markers", "alone: measures time or memory; no other test of this machine runs at the same time")
     config.addinivalue_line("markers", "browser: opens the page in chromium; NOT RUN without selenium, chromium and its driver")
     seeds = config.getoption("--seeds")

@@ -65,6 +65,7 @@ def test_a_prompt_keeps_the_shape_of_its_images(impl, kind: str, sizes: Sizes, s
 
 
 @pytest.mark.claim("prompt-leaves-its-batch-alone")
+@pytest.mark.purity
 @pytest.mark.specifies("{kind}")
 @pytest.mark.parametrize("kind", PROMPTS)
 @given(sizes=prompt_sizes(), seed=seeds, batch=batches)

@@ -303,25 +303,47 @@ class Calls:
         """Of which settings a statement was asked, such as `position back, readout class only`; "" where of all."""
         if not self.declined:
             return ""
-        words, unexplained = [], [settings for settings, _ in self.declined]
-        options = dict.fromkeys(option for settings in unexplained for option in settings)
-        for option in sorted(options, key=lambda one: not any(isinstance(known.get(one), str) for known in unexplained)):
-            answered = {settings[option] for settings in self.answered if option in settings}
-            refused = {settings[option] for settings in unexplained if option in settings} - answered
-            if not refused or not answered:
-                continue
-            unexplained = [settings for settings in unexplained if settings.get(option) not in refused]
-            if len(answered) == 1 or all(isinstance(one, str) for one in answered):
-                words.append(f"{option} {' or '.join(sorted(map(str, answered)))}")
+        declined = [settings for settings, _ in self.declined]
+        options = dict.fromkeys(option for settings in declined for option in settings)
+        answered = {option: {known[option] for known in self.answered if option in known} for option in options}
+        refused = {option: {known[option] for known in declined if option in known} - answered[option] for option in options}
+        texts = [option for option in options if all(isinstance(value, str) for value in answered[option] | refused[option])]
+        alone = [
+            option for option in options if answered[option] and all(known.get(option) in refused[option] for known in declined)
+        ]
+        if alone:  # one option tells all that was declined from all that was answered
+            chosen = [min(alone, key=lambda option: (option not in texts, len(refused[option])))]
+        else:
+            chosen = [option for option in texts if answered[option] and refused[option]]
+            if not all(any(known.get(option) in refused[option] for option in chosen) for known in declined):
+                return f"asked of what is supported only: {self.declined[0][1]}"
+        words = []
+        for option in chosen:
+            if len(answered[option]) == 1 or option in texts:
+                words.append(f"{option} {' or '.join(sorted(map(str, answered[option])))}")
             else:
-                words.append(f"{option} other than {', '.join(sorted(map(str, refused)))}")
-        if words:
-            return f"asked of {', '.join(words)} only"
-        return f"asked of what is supported only: {self.declined[0][1]}"
+                words.append(f"{option} other than {', '.join(sorted(map(str, refused[option])))}")
+        return f"asked of {', '.join(words)} only"
 
 
 # A ValueError that declines an option says so in one of these words.
-_DECLINES = re.compile(r"(not|n't|un|only)[- ]?(be |yet )?(support|implement)|(support|implement)\w* only", re.IGNORECASE)
+_DECLINES = re.compile(
+    r"(not|n't|un)[- ]?(be |yet )?(support|implement)|only\b.*(support|implement)|(support|implement)\w* only", re.IGNORECASE
+)
+_OF_TORCH = re.compile(r"aten::|not implemented for '")  # what torch says of tensors that it cannot take: a mistake
+
+
+def _declines(error: BaseException, settings: Mapping[str, Any]) -> bool:
+    """Does it say that it does not do what was asked?
+
+    NotImplementedError does that the solution's own code raises, and a ValueError that says so, or names a kind it was given.
+    """
+    if isinstance(error, NotImplementedError):
+        frames = traceback.extract_tb(error.__traceback__)
+        return not _OF_TORCH.search(str(error)) and not _is_installed(Path(frames[-1].filename))
+    kinds = [word for name, value in settings.items() if isinstance(value, str) for word in (name, value)]
+    named = any(re.search(rf"\b{re.escape(kind)}\b", str(error)) for kind in kinds)
+    return isinstance(error, ValueError) and bool(named or _DECLINES.search(str(error)))
 
 
 class Watched:
@@ -344,9 +366,9 @@ class Watched:
         return WatchedModule(self, found) if isinstance(found, nn.Module) else found
 
     def _settings(self, given: tuple[Any, ...]) -> dict[str, Any]:
-        """The options of a call, by the names that NAMES gives them: words, whole numbers, and whether something is None."""
+        """The options of a call, by the names that NAMES gives them: words, numbers and None."""
         names = NAMES[self.name].call.strip("()").split(", ")
-        plain = {name: one for name, one in zip(names, given, strict=False) if isinstance(one, str | int)}
+        plain = {name: one for name, one in zip(names, given, strict=False) if one is None or isinstance(one, str | int | float)}
         return {name: one for name, one in plain.items() if name != "seed"}
 
     def _called_as(self) -> str:
@@ -369,11 +391,10 @@ class Watched:
             words = f"{told} did not come to an end in {self.solution.limit_s:g} s (--time-limit)"
             self.solution.marks.leave(self.mark, f"{words}; not tried again")
             raise GivenUp(words) from None
-        except NotImplementedError as error:
-            raise NotClaimed(f"{told} is not implemented{f': {error}' if str(error) else ''}", is_declined=True) from None
         except BaseException as error:
-            if isinstance(error, ValueError) and _DECLINES.search(str(error)):
-                raise NotClaimed(f"{told} is declined: {error}", is_declined=True) from None
+            if _declines(error, self._settings(given) if target is self.target else {}):
+                how = "not implemented" if isinstance(error, NotImplementedError) else "declined"
+                raise NotClaimed(f"{told} is {how}{f': {error}' if str(error) else ''}", is_declined=True) from None
             unfit = isinstance(error, TypeError) and not _frames(error)  # of an __init__ that inspect did not see
             hint = f": {self._called_as()}" if unfit and target is self.target else ""
             raise Complaint(f"{told} {_why(error, self.solution.limit_s)}{hint}") from None

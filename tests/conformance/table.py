@@ -98,14 +98,22 @@ def content(solutions: list[str], rows: list[Row]) -> Content:
 
 
 def _purity(rows: list[Row]) -> list[Row]:
-    """For each name that changed what it was given one row, which fails; all other statements are judged on copies."""
+    """For each name that changed what it was given one row, which fails; all other statements are judged on copies.
+
+    None for a name whose own statement of purity has failed.
+    """
+    told = {name for row in rows if row.verdict == FAIL and row.words in row.impure for name in row.names}
     changed: dict[str, Row] = {}
     for row in sorted(rows, key=lambda row: row.test):
         for words in row.impure:
             name = next((one for one in row.names if re.match(rf"{one}\b", words)), row.names[0])
             changed.setdefault(name, row.but(names=(name,), words=words))
     test = "tests/conformance/foreign.py::Watched.watch"
-    return [row.but(test=test, statement=PURITY, verdict=FAIL, printed=False, narrowed="", impure=()) for row in changed.values()]
+    return [
+        row.but(test=test, statement=PURITY, verdict=FAIL, printed=False, narrowed="", impure=())
+        for name, row in changed.items()
+        if name not in told
+    ]
 
 
 def _declined(row: Row, claimed: set[str]) -> Row:

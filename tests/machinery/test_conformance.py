@@ -253,6 +253,32 @@ def test_a_change_in_place_is_one_mistake(solution) -> None:
     assert failed["statement"] == table.PURITY
 
 
+def test_a_statement_of_purity_stands_for_the_row_of_its_own() -> None:
+    """Where the statement that says so fails for the change, no further row does."""
+    rows = [row(test="t.py::x", verdict="fail", words="changed", impure=("changed",)), row(test="t.py::y", impure=("changed",))]
+    (asked,) = table.content(["a.py"], rows)
+    assert (asked["passed"], asked["failed"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("body", "is_declined"),
+    [
+        ("raise ValueError('position must be back')", True),
+        ("raise ValueError(f'unknown position {position}')", True),
+        ("raise ValueError('only one block is supported')", True),
+        ("raise ValueError('shapes differ')", False),
+        ("raise NotImplementedError", True),
+        ("return torch.nn.Module()(torch.ones(1))", False),
+        ("raise NotImplementedError(\"Could not run 'aten::mm' with arguments from the 'SparseCPU' backend\")", False),
+    ],
+)
+def test_what_declines_an_option_is_told_from_a_mistake(solution, body: str, is_declined: bool) -> None:
+    """An error that names an option it was given, or says what is supported, declines; any other is a mistake, as torch's own."""
+    code = f"import torch\ndef DeepPromptedCLIP(model, tokenizer, names, n, block, position, readout):\n    {body}"
+    with pytest.raises(NotClaimed if is_declined else Complaint):
+        solution(code).DeepPromptedCLIP(None, None, ["a"], 1, 0, "front", "class")
+
+
 def test_gradients_flow_through_what_is_lent(solution) -> None:
     """A caller's tensor gets its gradient, though the solution sees a copy."""
     images = torch.zeros(1, 3, 5, 5, requires_grad=True)
@@ -275,6 +301,13 @@ def test_statements_that_fail_for_one_reason_are_one_mistake() -> None:
         ([{"position": "back"}], [{"position": "front"}], "asked of position back only"),
         ([{"p": "back", "n": 2}], [{"p": "front", "n": 1}], "asked of p back only"),
         ([{"n": 1}, {"n": 2}], [{"n": 0}], "asked of n other than 0 only"),
+        ([{"n": 1, "block": 0}, {"n": 2, "block": 0}], [{"n": 5, "block": 1}, {"n": 1, "block": 2}], "asked of block 0 only"),
+        (
+            [{"p": "back", "r": "class"}],
+            [{"p": "front", "r": "class"}, {"p": "back", "r": "first"}],
+            "asked of p back, r class only",
+        ),
+        ([{"mask": None}], [{"share": 0.5}], "asked of what is supported only: no"),
         ([{"n": 1}], [{"n": 1}], "asked of what is supported only: no"),
         ([{"n": 1}], [], ""),
     ],

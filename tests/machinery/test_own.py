@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from math import ceil
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ import torch
 
 from tests.machinery.test_folders import classes
 from vp.__main__ import main
-from vp.experiments import LinearProbing
+from vp.commands.own import fitted
+from vp.experiments import SCALES, LinearProbing
 from vp.experiments.methods import clip_of
 from vp.experiments.own import own_run
+from vp.experiments.perform import images_of
 from vp.machine.errors import VpError
 from vp.models import LinearProbe
 
@@ -65,6 +68,8 @@ def test_the_probe_on_features_is_the_probe_on_images() -> None:
         ({"method": "zero-shot", "recipe": "epochs=1"}, "zero-shot trains nothing"),
         ({"method": "padding", "recipe": "epoch=1"}, "--recipe has no field 'epoch'"),
         ({"method": "padding", "recipe": "epochs=0"}, "cannot train"),
+        ({"method": "padding", "recipe": "epochs=2.9"}, "--recipe epochs=2.9: give a value like 2"),
+        ({"method": "padding", "recipe": "epochs=null"}, "--recipe epochs=null: give a value like 2"),
         ({"method": "padding", "recipe": "epochs=many"}, "--recipe epochs=many: give a value like 2"),
     ],
 )
@@ -79,3 +84,53 @@ def test_equal_settings_have_one_name_and_others_another() -> None:
     names = {own_run("a/mini10", "padding", size=size).name for size in (2, 3, 3)}
     assert len(names) == 2
     assert all(name.startswith("mini10-padding-") for name in names)
+
+
+def test_the_warm_up_is_in_proportion_to_the_images(words: list[str]) -> None:
+    """A folder of few images has as large a share of its steps to warm up as the scale's own images have; a given one stays."""
+    folder, usual = words[2], SCALES["mini"].padding_recipe
+    run = fitted(own_run(folder, "padding", size=2), None)
+    assert run.recipe is not None
+    assert run.recipe.warmup_steps == ceil(len(images_of(run, "train")) / 4000 * usual.warmup_steps) < usual.warmup_steps
+    kept = fitted(own_run(folder, "padding", recipe="warmup_steps=7", size=2), None, "warmup_steps=7")
+    assert kept.recipe is not None
+    assert kept.recipe.warmup_steps == 7
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--size", "30"], "padding, 30 px does not fit mini-clip: "),
+        (["--limit", "0"], "--limit 0: give at least 10 images"),
+        (["--seed", "-1"], "--seed -1: give 0 to"),
+        (["--seeds", "0"], "--seeds 0: give at least 1"),
+        (["--template", "a {}", "--templates", "simple"], "--template and --templates are both given"),
+    ],
+)
+def test_what_cannot_run_is_one_line_before_anything_trains(
+    more: list[str], message: str, words: list[str], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prompt too large for the backbone, a limit, seed or template that makes no sense: an error, and nothing is trained."""
+    monkeypatch.setattr("vp.commands.own.obtain", lambda *_, **__: pytest.fail("something is performed"))
+    assert main([*words, *more]) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.startswith(f"error: {message}")
+
+
+def test_options_of_a_run_of_ones_own_do_not_change_a_named_one(capsys: Capture) -> None:
+    """`run NAME --size 3` is refused: the named run has settings of its own."""
+    for option in (["--size", "3"], ["--seeds", "2"], ["--strict"], ["--method", "padding"]):
+        assert main(["run", "padding-10", *option]) == 2
+        assert f"{option[0]} belongs to a run of your own: give --dataset in place of 'padding-10'" in capsys.readouterr().err
+
+
+def test_given_names_are_not_doubted(words: list[str], tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """Who gives words for folders called by numbers is not told to give words."""
+    folder = tmp_path / "numbered"
+    Path(words[2]).rename(folder)
+    for nth, path in enumerate(sorted(path for path in folder.iterdir() if path.is_dir())):
+        path.rename(folder / str(nth))
+    (tmp_path / "names.txt").write_text("boat\nleaf\n")
+    assert main(["run", "--dataset", str(folder), "--class-names", str(tmp_path / "names.txt")]) == 0
+    assert not [one for one in recwarn if "class names are" in str(one.message)]

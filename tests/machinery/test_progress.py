@@ -40,6 +40,12 @@ def test_training_is_estimated_by_its_cost(took: dict[str, float], workers: int,
     assert estimate(took, workers).left(["a", "b", "c"]) == (left if left is None else pytest.approx(left))
 
 
+def test_what_was_found_in_the_store_tells_nothing_of_training() -> None:
+    """A run that was read, in less than a second, has no part in what a unit of training takes."""
+    assert estimate({"a": 0.2}, 1).left([*COSTS]) is None
+    assert estimate({"a": 0.2, "b": 30.0}, 1).left([*COSTS]) == pytest.approx(30.0 / COSTS["b"] * COSTS["c"])
+
+
 def test_other_tests_take_what_they_took_before() -> None:
     """A test that does not train takes its time of the last session, or what such tests take; one alone is not shared."""
     trained = {"a": 5.0, "b": 15.0, "c": 10.0}

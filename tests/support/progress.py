@@ -26,6 +26,7 @@ PLAN = "plan.json"
 SECONDS = "vp/seconds"  # in pytest's cache: how long each test took the last time
 UNKNOWN_S = 0.25  # a test that was never seen, as long as few have ended
 FIRST = 200  # as many tests: those that end first are the longest
+REUSED_S = 1.0  # a test of runs that takes less found them in the store, and tells nothing of training
 
 
 def plugin(config: pytest.Config) -> Controller | Worker:
@@ -50,11 +51,12 @@ class Estimate:
     def left(self, tests: Iterator[str] | list[str]) -> float | None:
         """None while nothing that trains has ended, though something has to."""
         todo = [test for test in tests if test not in self.took]
-        units = sum(self.costs.get(test, 0.0) for test in self.took)
+        trained = [test for test, seconds in self.took.items() if self.costs.get(test) and seconds > REUSED_S]
+        units = sum(self.costs[test] for test in trained)
         training = sum(self.costs.get(test, 0.0) for test in todo)
         if training and not units:
             return None
-        rate = sum(seconds for test, seconds in self.took.items() if self.costs.get(test)) / units if training else 0.0
+        rate = sum(self.took[test] for test in trained) / units if training else 0.0
         others = [seconds for test, seconds in self.took.items() if not self.costs.get(test)]
         typical = (sum(others) + FIRST * UNKNOWN_S) / (len(others) + FIRST)
         rest = {test: self.before.get(test, typical) for test in todo if not self.costs.get(test)}
@@ -174,7 +176,8 @@ class Controller:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
-        if report.when == "teardown":
+        # A test that is not claimed (--impl) has a setup alone, one whose worker died only xdist's word of it.
+        if report.when not in ("setup", "call") or (report.when == "setup" and report.skipped):
             self.estimate.took[report.nodeid] = self.seconds[report.nodeid]
 
     @pytest.hookimpl(tryfirst=True)

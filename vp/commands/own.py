@@ -3,47 +3,66 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
+import warnings
 from argparse import Namespace
 from dataclasses import replace
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
 
 from vp.data import load_images
-from vp.data.folders import read_class_names
+from vp.data.folders import PictureWarning, read_class_names
 from vp.evaluation import paired_test
-from vp.experiments import Result, Run
+from vp.experiments import SCALES, Result, Run, vary
 from vp.experiments.own import own_run
+from vp.experiments.perform import build_model, images_of
 from vp.experiments.store import obtain
 from vp.machine.errors import VpError
-from vp.models import Template
+from vp.machine.runtime import pick_device
+from vp.models import DEFAULT_TEMPLATE, Template
 from vp.models.templates import templates_of
 
+OF_ONES_OWN = (
+    *("method", "size", "n", "block", "position", "readout", "backbone", "recipe"),
+    *("template", "templates", "seeds", "class_names", "strict"),
+)
 SETTINGS = ("size", "n", "block", "position", "readout")
 
 
 def run_own(arguments: Namespace, newer_than: float | None) -> None:
     """Perform it for each seed, or read it from the store, and print accuracy with interval beside both baselines."""
-    if arguments.seeds < 1:
-        raise VpError(f"--seeds {arguments.seeds}: give at least 1")
+    count = 1 if arguments.seeds is None else arguments.seeds
+    if count < 1:
+        raise VpError(f"--seeds {count}: give at least 1")
+    if arguments.template and arguments.templates:
+        raise VpError("--template and --templates are both given: give one of them")
     names: tuple[str, ...] = ()
-    own = load_images(arguments.dataset, "test", strict=arguments.strict) if arguments.strict or arguments.class_names else None
     if arguments.strict:
-        load_images(arguments.dataset, "train", strict=True)
-    if arguments.class_names and own:
-        names = read_class_names(arguments.class_names, own.class_names)
-    template: Template = templates_of(arguments.templates) if arguments.templates else arguments.template
+        for split in ("train", "test"):
+            load_images(arguments.dataset, split, strict=True)
+    if arguments.class_names:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*class names are", PictureWarning)  # of the names that are replaced
+            names = read_class_names(arguments.class_names, load_images(arguments.dataset, "test").class_names)
+    template: Template = templates_of(arguments.templates) if arguments.templates else arguments.template or DEFAULT_TEMPLATE
     common: dict[str, Any] = {"template": template, "class_names": names}
     settings = {key: getattr(arguments, key) for key in SETTINGS}
-    asked = own_run(arguments.dataset, arguments.method, arguments.backbone, arguments.recipe, **common, **settings)
+    backbone, method = arguments.backbone or "mini-clip", arguments.method or "zero-shot"
+    asked = own_run(arguments.dataset, method, backbone, arguments.recipe or "", **common, **settings)
     wanted = {asked.method.__class__: asked}
     for method in ("zero-shot", "linear-probe"):
-        other = own_run(arguments.dataset, method, arguments.backbone, **common)
+        other = own_run(arguments.dataset, method, backbone, **common)
         wanted.setdefault(other.method.__class__, other)
+    runs = [fitted(run, arguments.limit, arguments.recipe or "") for run in wanted.values()]
+    asked = runs[0]
+    _check(asked, arguments.device)
     found = []
-    for run in (replace(run, limit=arguments.limit) for run in wanted.values()):
-        seeds = range(arguments.seed, arguments.seed + (arguments.seeds if run.method.learns else 1))
+    for run in runs:
+        seeds = range(arguments.seed, arguments.seed + (count if run.method.learns else 1))
         found.append((run, [obtain(run, seed, device=arguments.device, newer_than=newer_than) for seed in seeds]))
     if arguments.json:
         print(json.dumps([{"method": str(run.method), "results": [r.summary() for r in some]} for run, some in found], indent=2))
@@ -53,6 +72,32 @@ def run_own(arguments: Namespace, newer_than: float | None) -> None:
     for run, results in found[1:]:
         print(f"{asked.method!s} against {run.method!s}: {against(found[0][1], results)}")
     print(f"images: {found[0][1][0].provenance.get('images', arguments.dataset)}")
+
+
+def fitted(run: Run, limit: int | None, given: str = "") -> Run:
+    """The run on `limit` images, its warm-up in proportion to the images there are, unless the recipe `given` says how long it is.
+
+    Recipes have as many steps of warm-up as fit the scale's own training images.
+    """
+    limited = vary(run, limit)
+    if run.recipe is None or "warmup_steps" in given:
+        return replace(limited, recipe=run.recipe)
+    share = min(1.0, len(images_of(limited, "train")) / SCALES[run.scale].sizes["train"])
+    return replace(limited, recipe=replace(run.recipe, warmup_steps=math.ceil(share * run.recipe.warmup_steps)))
+
+
+def _check(run: Run, device: str) -> None:
+    """Build it once, so that a prompt that does not fit the backbone is an error before anything trains."""
+    images = images_of(run, "test")
+    try:
+        build_model(run, images.class_names, pick_device(device))
+    except ValueError as error:
+        raise VpError(f"{run.method} does not fit {run.backbone}: {error}") from error
+    if run.backbone == "mini-clip" and Path(run.dataset).is_dir():
+        print(
+            "note: mini-clip knows drawn shapes only; for photographs give --backbone ViT-B-32-quickgelu/openai",
+            file=sys.stderr,
+        )
 
 
 def against(first: list[Result], second: list[Result]) -> str:

@@ -7,7 +7,7 @@ import os
 import time
 from argparse import Namespace
 
-from vp.commands.own import run_own
+from vp.commands.own import OF_ONES_OWN, run_own
 from vp.data.sources import DATA
 from vp.experiments import find_run, own_runs, runs, vary
 from vp.experiments.store import obtain
@@ -29,14 +29,16 @@ def run(arguments: Namespace) -> None:
     if arguments.data:
         os.environ[DATA] = arguments.data
     newer_than = time.time() if arguments.fresh else None
+    if not 0 <= arguments.seed < 2**32:
+        raise VpError(f"--seed {arguments.seed}: give 0 to 2^32 - 1")
     if arguments.dataset:
         run_own(arguments, newer_than)
         return
+    if given := [name for name in OF_ONES_OWN if getattr(arguments, name) not in (None, False)]:
+        raise VpError(f"--{given[0].replace('_', '-')} belongs to a run of your own: give --dataset in place of {arguments.name!r}")
     asked = find_run(arguments.name, arguments.scale, own_runs(arguments.runs) if arguments.runs else None)
     if arguments.limit is not None:
         asked = vary(asked, arguments.limit)
-    if not 0 <= arguments.seed < 2**32:
-        raise VpError(f"--seed {arguments.seed}: give 0 to 2^32 - 1")
     result = obtain(asked, arguments.seed, device=arguments.device, newer_than=newer_than)
     if arguments.json:
         print(json.dumps(result.summary(), indent=2))

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from vp.data.images import ImageSet
 from vp.data.pictures import is_hidden, list_pictures, read_picture, square
 from vp.machine.computed_once import Content, address, code_version, once
+from vp.machine.devices import usable_cores
 from vp.machine.errors import VpError
 
 SIDE = 224  # px: pictures of several sizes, or larger ones, are brought to a square of this side
@@ -112,7 +113,7 @@ def read_all(paths: Sequence[Path], what: str = "pictures") -> tuple[list[Path],
         return (picture if native else square(picture, SIDE)), digest
 
     # Threads that ignore warnings while they read may restore each other's filters: what was before is restored after the last.
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(usable_cores()) as pool:
         told = list(tqdm(pool.map(read, paths), what, len(paths), delay=2, leave=False, unit="picture"))
     good = [(path, one) for path, one in zip(paths, told, strict=True) if not isinstance(one, str)]
     broken = [shown(one) for one in told if isinstance(one, str)]
@@ -218,6 +219,8 @@ def _both(root: Path) -> dict[str, tuple[ImageSet, list[str]]]:
         raise VpError(f"{shown(parts[0])} and {shown(parts[1])} have not the same classes: {', '.join(odd[:3])} missing in one")
     seen = {bytes(row) for row in test[3].numpy()}
     fresh = torch.tensor([bytes(row) not in seen for row in train[3].numpy()])
+    if unread := {*range(len(train[0]))} - {*train[2].tolist()}:
+        raise VpError(f"no readable picture of {train[0][min(unread)]!r} in {shown(parts[0])}: add some")
     if len(missing := {*range(len(train[0]))} - {*train[2][fresh].tolist()}):
         name = train[0][min(missing)]
         raise VpError(f"all training pictures of {name!r} in {shown(root)} are test pictures as well: give others to train on")
@@ -270,7 +273,7 @@ def read_class_names(file: Path, folders: Sequence[str]) -> tuple[str, ...]:
     Raises VpError for a file that cannot be read, too few or too many names, empty or equal ones, or a folder without a name.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")  # a mark at its start, as editors on Windows leave, is no name
         table = tomllib.loads(text) if file.suffix == ".toml" else None
     except (OSError, ValueError) as error:
         raise VpError(

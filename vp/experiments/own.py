@@ -42,6 +42,7 @@ def own_run(
     made, usual = _method(method, scale, settings)
     if recipe and usual is None:
         raise VpError(f"--recipe {recipe}: {method} trains nothing, so that it takes no recipe")
+    dataset = str(Path(dataset).resolve()) if Path(dataset).is_dir() else dataset  # however it was typed
     kind = re.sub(r"[^\w]+", "-", f"{Path(dataset).name}-{method}").strip("-")
     run = Run("", "own", scale.name, dataset, "test", backbone, made, template=template, class_names=class_names,
               recipe=usual and _recipe(usual, recipe))  # fmt: skip
@@ -80,7 +81,10 @@ def _recipe(usual: Recipe, changes: str) -> Recipe:
         if key not in kinds:
             raise VpError(f"--recipe has no field {key!r}: give KEY=VALUE of {', '.join(kinds)}")
         try:
-            values[key] = text if kinds[key] is str else kinds[key](json.loads(text))
+            value = text if kinds[key] is str else json.loads(text.lower())
+            if type(value) is not kinds[key] and not (kinds[key] is float and type(value) is int):
+                raise ValueError(f"it is no {kinds[key].__name__}")
+            values[key] = value
         except ValueError as error:
             raise VpError(f"--recipe {key}={text}: give a value like {getattr(usual, key)}") from error
     try:
