@@ -51,6 +51,7 @@ def test_other_tests_take_what_they_took_before() -> None:
     trained = {"a": 5.0, "b": 15.0, "c": 10.0}
     assert estimate(trained, 2, before={"x": 8.0}).left([*COSTS, "x"]) == pytest.approx(4.0)
     assert estimate(trained, 2, ("x",), {"x": 8.0}).left([*COSTS, "x"]) == pytest.approx(8.0)
+    assert estimate(trained, 2, ("x",)).left([*COSTS, "x"]) == pytest.approx(25.0)  # a measurement that was never seen
     ended = {f"x{i}": 3.0 for i in range(200)}
     assert estimate({**trained, **ended}, 2).left([*COSTS, *ended, "z"]) == pytest.approx((3.0 + 0.25) / 2 / 2)
 

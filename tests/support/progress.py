@@ -26,6 +26,7 @@ PLAN = "plan.json"
 SECONDS = "vp/seconds"  # in pytest's cache: how long each test took the last time
 UNKNOWN_S = 0.25  # a test that was never seen, as long as few have ended
 FIRST = 200  # as many tests: those that end first are the longest
+ALONE_S = 25.0  # one that waits until no other runs, never seen: it measures times
 REUSED_S = 1.0  # a test of runs that takes less found them in the store, and tells nothing of training
 
 
@@ -59,7 +60,8 @@ class Estimate:
         rate = sum(self.took[test] for test in trained) / units if training else 0.0
         others = [seconds for test, seconds in self.took.items() if not self.costs.get(test)]
         typical = (sum(others) + FIRST * UNKNOWN_S) / (len(others) + FIRST)
-        rest = {test: self.before.get(test, typical) for test in todo if not self.costs.get(test)}
+        unseen = {test: ALONE_S if test in self.alone else typical for test in todo if not self.costs.get(test)}
+        rest = {test: self.before.get(test, seconds) for test, seconds in unseen.items()}
         alone = sum(seconds for test, seconds in rest.items() if test in self.alone)
         return alone + (training * rate + sum(rest.values()) - alone) / self.workers
 
