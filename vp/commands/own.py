@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 import warnings
 from argparse import Namespace
@@ -17,20 +16,18 @@ import torch
 from vp.data import load_images
 from vp.data.folders import PictureWarning, read_class_names
 from vp.evaluation import paired_test
-from vp.experiments import SCALES, Result, Run, vary
+from vp.experiments import Result, Run, vary
 from vp.experiments.own import own_run
 from vp.experiments.perform import build_model, images_of
+from vp.experiments.run import warmed_up_on
 from vp.experiments.store import obtain
 from vp.machine.errors import VpError
 from vp.machine.runtime import pick_device
 from vp.models import DEFAULT_TEMPLATE, Template
 from vp.models.templates import templates_of
 
-OF_ONES_OWN = (
-    *("method", "size", "n", "block", "position", "readout", "backbone", "recipe"),
-    *("template", "templates", "seeds", "class_names", "strict"),
-)
 SETTINGS = ("size", "n", "block", "position", "readout")
+OF_ONES_OWN = ("method", *SETTINGS, "backbone", "recipe", "template", "templates", "seeds", "class_names", "strict")
 
 
 def run_own(arguments: Namespace, newer_than: float | None) -> None:
@@ -75,15 +72,11 @@ def run_own(arguments: Namespace, newer_than: float | None) -> None:
 
 
 def fitted(run: Run, limit: int | None, given: str = "") -> Run:
-    """The run on `limit` images, its warm-up in proportion to the images there are, unless the recipe `given` says how long it is.
-
-    Recipes have as many steps of warm-up as fit the scale's own training images.
-    """
+    """The run on `limit` images, its warm-up in proportion to the images there are, unless the recipe `given` has its own."""
     limited = vary(run, limit)
     if run.recipe is None or "warmup_steps" in given:
         return replace(limited, recipe=run.recipe)
-    share = min(1.0, len(images_of(limited, "train")) / SCALES[run.scale].sizes["train"])
-    return replace(limited, recipe=replace(run.recipe, warmup_steps=math.ceil(share * run.recipe.warmup_steps)))
+    return replace(limited, recipe=warmed_up_on(len(images_of(limited, "train")), run))
 
 
 def _check(run: Run, device: str) -> None:

@@ -311,12 +311,16 @@ def vary(run: Run, limit: int | None = None, rehearsal: bool = False) -> Run:
     if limit is not None and limit < 10:
         raise VpError(f"--limit {limit}: give at least 10 images, of which some train and some validate")
     if not rehearsal:
-        share = min(1.0, (limit or math.inf) / SCALES[run.scale].sizes["train"])
-        recipe = run.recipe and replace(run.recipe, warmup_steps=math.ceil(share * run.recipe.warmup_steps))
-        return replace(run, limit=limit, recipe=recipe)
+        return replace(run, limit=limit, recipe=warmed_up_on(limit or math.inf, run))
     recipe = run.recipe and replace(run.recipe, epochs=2, warmup_steps=min(2, run.recipe.warmup_steps))
     backbone = f"{run.backbone.partition('/')[0]}/{RANDOM}"
     return replace(run, limit=limit, rehearsal=True, recipe=recipe, backbone=backbone)
+
+
+def warmed_up_on(images: float, run: Run) -> Recipe | None:
+    """The run's recipe with as large a share of its warm-up as `images` are of the scale's training images, at most all."""
+    share = min(1.0, images / SCALES[run.scale].sizes["train"])
+    return run.recipe and replace(run.recipe, warmup_steps=math.ceil(share * run.recipe.warmup_steps))
 
 
 def source_of(run: Run) -> Run:
