@@ -622,7 +622,7 @@ OF_NO_RESULT = {
     "vp.models", "vp.models.networks", "vp.models.pretraining", "vp.models.templates", "vp.models.weights",
     "vp.prompts", "vp.training",
 }  # fmt: skip
-ROOMS_OF_NO_RESULT = ("vp.graphs", "vp.report", "vp.commands")
+ROOMS_OF_NO_RESULT = ("vp.graphs", "vp.report", "vp.sweeps", "vp.commands")
 
 
 def test_every_module_counts_for_a_run_or_is_known_not_to() -> None:
