@@ -32,7 +32,6 @@ from vp.data import (
     centre_crop,
     list_pictures,
     load_cifar,
-    load_class_folders,
     load_images,
     read_picture,
     resize,
@@ -1071,40 +1070,6 @@ def test_folders_without_pictures_are_refused(tmp_path: Path) -> None:
 
 
 # -- folders of classes, and sets by name ----------------------------------------------------------------------------------
-
-
-def test_class_folders_become_classes(tmp_path: Path) -> None:
-    """One class for each folder, in the order of their names, `_` as a space; hidden folders and loose files are no class."""
-    fill(tmp_path, "red_leaf/1.png", "boat/2.png", "boat/deep/3.png", ".thumbnails/4.png", "loose.png")
-    images = load_class_folders(tmp_path, "mine", "test")
-    assert (images.name, images.split, images.class_names) == ("mine", "test", ("boat", "red leaf"))
-    assert images.labels.tolist() == [0, 0, 1]
-    assert images.pixels[:, 0, 0, 0].tolist() == [1, 2, 0]
-
-
-def test_pictures_of_several_sizes_are_refused(tmp_path: Path) -> None:
-    """Pictures of different sizes are an error that says which sizes there are."""
-    fill(tmp_path, "boat/1.png", side=8)
-    fill(tmp_path, "leaf/2.png", side=6)
-    with pytest.raises(VpError, match=r"have 2 sizes, e.g. \[\(6, 6\), \(8, 8\)\]: bring them to one size"):
-        load_class_folders(tmp_path, "mine", "test")
-
-
-@pytest.mark.parametrize("place", ["missing", "empty", "of files"])
-def test_a_folder_without_class_folders_is_refused(tmp_path: Path, place: str) -> None:
-    """A folder that is missing, empty or without folders has no classes."""
-    (tmp_path / "empty").mkdir()
-    fill(tmp_path, "of files/1.png")
-    with pytest.raises(VpError, match=f"no class folders in .*{place}: expected one folder of pictures per class"):
-        load_class_folders(tmp_path / place, "mine", "test")
-
-
-def test_a_class_folder_without_pictures_is_refused(tmp_path: Path) -> None:
-    """A class without pictures is an error that names its folder."""
-    fill(tmp_path, "boat/1.png")
-    (tmp_path / "leaf").mkdir()
-    with pytest.raises(VpError, match=r"no pictures in .*leaf"):
-        load_class_folders(tmp_path, "mine", "test")
 
 
 def test_a_folder_serves_as_a_dataset(tmp_path: Path) -> None:

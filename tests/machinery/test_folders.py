@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vp.data import ImageSet, load_images
-from vp.data.folders import PictureWarning, class_folders, divide, doubtful, read_class_names
+from vp.data.folders import SIDE, PictureWarning, class_folders, divide, doubtful, read_class_names
+from vp.experiments.own import own_run
+from vp.experiments.perform import images_of, picture_side
 from vp.machine.errors import VpError
 
 
@@ -115,6 +118,57 @@ def test_pictures_of_several_sizes_become_squares(tmp_path: Path) -> None:
     assert load_images(str(tmp_path / "other"), "train").pixels.shape[1:] == (3, 224, 224)
 
 
+def test_pictures_keep_what_a_larger_model_can_see(tmp_path: Path) -> None:
+    """A model of 336 px is given squares of 336 px, a smaller one squares of 224 px; a set drawn by code stays as it is."""
+    picture(classes(tmp_path / "mine") / "boat" / "wide.png", 77, (400, 500))
+    run = own_run(str(tmp_path / "mine"), "zero-shot", "ViT-L-14-336-quickgelu/openai")
+    assert images_of(run, "train").pixels.shape[1:] == (3, 336, 336)
+    assert images_of(replace(run, backbone="ViT-B-32-quickgelu/openai"), "train").pixels.shape[1:] == (3, 224, 224)
+    assert images_of(replace(run, backbone="mini-clip"), "train").pixels.shape[1:] == (3, 224, 224)
+    assert picture_side("mini10", "ViT-L-14-336-quickgelu/openai") == 224
+
+
+@pytest.mark.parametrize("limit", [None, 10])
+def test_a_union_tests_on_nothing_that_either_part_trains_on(tmp_path: Path, limit: int | None) -> None:
+    """A picture that one folder trains on and the other tests on, as another class, is left out of training, and counted."""
+    first = classes(tmp_path / "first", each=10)
+    second = classes(tmp_path / "second", each=10, names=("cat", "dog"), seed=5)  # five pictures of a class are the first's as well
+    apart = [contents(load_images(str(root), split)) for root, split in ((first, "train"), (second, "test"))]
+    assert apart[0] & apart[1], "the parts share nothing that could be tested on and trained on"
+    train, test = (load_images(f"{first}+{second}", split, limit) for split in ("train", "test"))
+    assert contents(train).isdisjoint(contents(test))
+    assert train.class_names == test.class_names == ("boat", "red leaf", "cat", "dog")
+    if limit is None:
+        everything = [load_images(str(root), "train") for root in (first, second)]
+        tested = contents(load_images(str(first), "test")) | contents(load_images(str(second), "test"))
+        kept = [image.numpy().tobytes() not in tested for images in everything for image in images.pixels]
+        assert len(train) == sum(kept) < len(kept)
+        assert f"{len(kept) - sum(kept)} train images left out that are also test images" in train.source
+
+
+def test_a_union_is_as_strict_as_its_parts(tmp_path: Path) -> None:
+    """`strict` refuses a broken picture in either folder of a union; class names that are no words are warned of."""
+    first, second = classes(tmp_path / "first"), classes(tmp_path / "second", names=("17", "cat"), seed=50)
+    with pytest.warns(PictureWarning, match="1 of 4 class names are numbers"):
+        load_images(f"{first}+{second}", "test", strict=True)
+    third = classes(tmp_path / "third", names=("dog", "fox"), seed=90)
+    (third / "dog" / "torn.png").write_bytes(b"not a picture")
+    for name in (f"{first}+{third}", f"{third}+{first}"):
+        with pytest.raises(VpError, match=r"1 broken picture\(s\): cannot read .*torn.png"):
+            load_images(name, "test", strict=True)
+
+
+def test_broken_pictures_are_counted_for_each_part(tmp_path: Path) -> None:
+    """The provenance of either split says how many pictures each part of a divided folder lacks."""
+    for part, count in (("train", 2), ("val", 1)):
+        classes(tmp_path / "mine" / part, seed=1000 * count)
+        for nth in range(count):
+            (tmp_path / "mine" / part / "boat" / f"torn{nth}.png").write_bytes(b"not a picture")
+    with pytest.warns(PictureWarning):
+        sources = [images.source for images in both(tmp_path / "mine")]
+    assert all(source.endswith("2 broken left out of train, 1 of val") for source in sources)
+
+
 def test_a_broken_picture_is_named_and_left_out(tmp_path: Path) -> None:
     """The rest goes on, the count is in the source; `strict` refuses."""
     root = classes(tmp_path / "mine")
@@ -127,6 +181,19 @@ def test_a_broken_picture_is_named_and_left_out(tmp_path: Path) -> None:
         load_images(str(root), "train", strict=True)
 
 
+def test_hidden_folders_and_loose_files_are_no_class(tmp_path: Path) -> None:
+    """One class for each folder, in the order of their names, `_` as a space, with the pictures of folders in it."""
+    root = classes(tmp_path / "mine")
+    (root / "boat" / "0.png").rename(tmp_path / "kept.png")
+    (root / "boat" / "deep").mkdir()
+    (tmp_path / "kept.png").rename(root / "boat" / "deep" / "0.png")
+    whole = both(root)
+    picture(root / ".thumbnails" / "1.png", 70)
+    picture(root / "loose.png", 71)
+    assert [images.class_names for images in both(root)] == [("boat", "red leaf")] * 2
+    assert sum(map(len, whole)) == 12
+
+
 def test_what_was_decoded_is_read_again_only_when_files_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are decoded once; a changed file is seen by the next process."""
     from vp.data import folders
@@ -135,12 +202,12 @@ def test_what_was_decoded_is_read_again_only_when_files_change(tmp_path: Path, m
     monkeypatch.setattr(computed_once, "LEAST_SECONDS", 0.0)
     monkeypatch.setattr(computed_once, "BYTES_PER_S", 1e18)
     root = classes(tmp_path / "mine")
-    first = folders._pictures(root)
+    first = folders._pictures(root, SIDE)
     with monkeypatch.context() as patched:
-        patched.setattr(folders, "read_all", lambda *_: pytest.fail("decoded a second time"))
-        assert folders._pictures(root)[1].equal(first[1])
+        patched.setattr(folders, "read_all", lambda *_, **__: pytest.fail("decoded a second time"))
+        assert folders._pictures(root, SIDE)[1].equal(first[1])
     picture(root / "boat" / "new.png", 500)
-    assert len(folders._pictures(root)[1]) == len(first[1]) + 1
+    assert len(folders._pictures(root, SIDE)[1]) == len(first[1]) + 1
 
 
 def test_folders_that_are_no_dataset_are_refused(tmp_path: Path) -> None:

@@ -852,6 +852,28 @@ def test_other_folders_are_not_taken_for_cifar(spoil: Callable[[Path], object], 
         load_cifar("cifar10", "test", tmp_path)
 
 
+def test_class_folders_train_on_no_test_picture(tmp_path: Path) -> None:
+    """A training picture that is also a test picture is left out, in any class; links to the same folder are refused."""
+    class_folders(tmp_path)
+    for place in ("cat", "dog"):
+        shutil.copy(tmp_path / "test" / "cat" / "6.png", tmp_path / "train" / place / "copy.png")
+    images = load_cifar("cifar10", "train", tmp_path)
+    assert len(images) == 20
+    assert images.source.endswith("; 2 train images left out that are also test images")
+    shutil.rmtree(tmp_path / "test")
+    (tmp_path / "test").symlink_to("train")
+    with pytest.raises(NotAvailable, match=r"all training pictures of 'airplane' in .* are test pictures as well"):
+        load_cifar("cifar10", "train", tmp_path)
+
+
+def test_a_broken_picture_of_cifar_is_an_error(tmp_path: Path) -> None:
+    """An image set of that name has all its images, or none."""
+    class_folders(tmp_path)
+    (tmp_path / "test" / "cat" / "torn.png").write_bytes(b"not a picture")
+    with pytest.raises(NotAvailable, match=r"1 broken picture\(s\) of cifar10, .*torn.png"):
+        load_cifar("cifar10", "test", tmp_path)
+
+
 def test_images_move_to_a_device_once() -> None:
     """However many runs ask for a set on a device, it is moved there once."""
     images = ImageSet("some", "test", pixels(0, 3, 3, 4, 4), torch.arange(3), tuple("abc"))

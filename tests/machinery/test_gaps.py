@@ -17,6 +17,7 @@ from vp.experiments.methods import clip_of
 from vp.experiments.perform import build_model, restore_model
 from vp.machine.runtime import computing_in
 from vp.models import FrozenCLIP
+from vp.models.templates import templates_of
 from vp.report import gaps
 from vp.report.expectations import Expectation
 from vp.report.gaps import Rung, climb, in_words
@@ -70,6 +71,13 @@ def test_a_wrong_template_is_found(all_images: ImageSet, monkeypatch: pytest.Mon
     wrong = replace(ZERO_SHOT, template="the {} of nothing at all")
     images = matters(correct(ZERO_SHOT, all_images), correct(wrong, all_images), all_images)
     assert "template “This is a photo of a {}”" in closing(wrong, images, monkeypatch)
+
+
+def test_a_missing_ensemble_is_found(all_images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run with one template is told from a published number of an ensemble by the rung that averages them."""
+    right = replace(ZERO_SHOT, template=templates_of("simple"))
+    images = matters(correct(right, all_images), correct(ZERO_SHOT, all_images), all_images)
+    assert f"ensemble of {len(right.template)} templates" in closing(ZERO_SHOT, images, monkeypatch)
 
 
 def test_clamped_noise_is_found(all_images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:

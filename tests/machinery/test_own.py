@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from math import ceil
 from pathlib import Path
 
@@ -32,7 +31,8 @@ def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_folder_is_run_beside_zero_shot_and_a_linear_probe(words: list[str], capsys: Capture) -> None:
     """Each seed of the method, zero-shot CLIP and the probe are measured on the same images; a second call trains nothing."""
     assert main([*words, "--recipe", "epochs=1", "--seeds", "2", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
+    whole = json.loads(capsys.readouterr().out)
+    told = whole["methods"]
     assert [(one["method"], len(one["results"])) for one in told] == [("padding, 2 px", 2), ("zero-shot", 1), ("linear probe", 2)]
     assert {result["total"] for one in told for result in one["results"]} == {4}
     assert "divided once by content" in told[0]["results"][0]["provenance"]["images"]
@@ -40,10 +40,13 @@ def test_a_folder_is_run_beside_zero_shot_and_a_linear_probe(words: list[str], c
     said = capsys.readouterr().out
     assert f"top-1 {told[0]['results'][1]['top1']:.2f}%, 95% " in said
     assert "mean of 2 seeds" in said
-    for other in ("zero-shot", "linear probe"):
-        assert re.search(rf"^padding, 2 px against {other}: [+-]\d+\.\d\d points, p = [\d.e-]+$", said, re.MULTILINE), said
+    assert whole["images"].startswith("mine: 4 test images from class folders, divided once by content")
+    assert [one["against"] for one in whole["differences"]] == ["zero-shot", "linear probe"]
+    for one in whole["differences"]:
+        line = f"padding, 2 px against {one['against']}: {one['points']:+.2f} points, p = {one['p_value']:.2g}"
+        assert line in said.splitlines(), said
     assert main([*words, "--recipe", "epochs=1", "--seeds", "2", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == told  # seconds included: read, not trained
+    assert json.loads(capsys.readouterr().out) == whole  # seconds included: read, not trained
 
 
 def test_the_probe_on_features_is_the_probe_on_images() -> None:
@@ -116,6 +119,13 @@ def test_what_cannot_run_is_one_line_before_anything_trains(
     out, err = capsys.readouterr()
     assert not out
     assert err.startswith(f"error: {message}")
+
+
+def test_a_folder_too_small_to_validate_on_is_refused(words: list[str], capsys: Capture, tmp_path: Path) -> None:
+    """Two training pictures leave none to choose the best epoch: an error before anything trains."""
+    words[2] = str(classes(tmp_path / "tiny", each=2))
+    assert main(words) == 2
+    assert "has 2 training images, too few to validate on any: give at least 3" in capsys.readouterr().err
 
 
 def test_options_of_a_run_of_ones_own_do_not_change_a_named_one(capsys: Capture) -> None:

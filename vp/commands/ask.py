@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from vp.data import list_pictures, read_picture, square
-from vp.data.folders import NAMED, shown
+from vp.data.folders import NAMED, read_all, shown
 from vp.machine.errors import VpError
 from vp.machine.runtime import pick_device
 from vp.models import fill_template, label_probabilities, load_clip
@@ -29,12 +28,11 @@ def ask(arguments: Namespace) -> None:
         raise VpError(f"--most {arguments.most}: give at least 1")
     listed = list_pictures(arguments.images)
     clip = load_clip(arguments.backbone, pick_device(arguments.device))
-    size = clip.preprocess.size
-    pixels, paths, broken = _read(listed, size)
-    if broken and (arguments.strict or not paths):
+    paths, pixels, _, broken = read_all(listed, shown(arguments.images), clip.preprocess.size, keep=False)
+    if broken and arguments.strict:
         raise VpError("; ".join(broken[:NAMED]))
     for told in broken:
-        print(f"note: left out: {shown(told)}", file=sys.stderr)
+        print(f"note: left out: {told}", file=sys.stderr)
     if broken:
         print(f"note: {len(broken)} of {len(listed)} pictures left out", file=sys.stderr)
     probabilities = label_probabilities(clip, pixels, arguments.template, arguments.labels)
@@ -52,18 +50,6 @@ def ask(arguments: Namespace) -> None:
         return
     for path, row in zip(paths, rows, strict=True):
         print(f"{shown(path)}\t" + "\t".join(f"{label} {value:.1%}" for label, value in zip(arguments.labels, row, strict=True)))
-
-
-def _read(paths: Sequence[Path], size: int) -> tuple[Tensor, list[Path], list[str]]:
-    """Squares of the pictures that can be read, uint8 (N, 3, size, size), their paths, and what is wrong with the others."""
-    good, pixels, broken = [], [], []
-    for path in paths:
-        try:
-            pixels.append(square(read_picture(path), size))
-            good.append(path)
-        except VpError as error:
-            broken.append(str(error))
-    return torch.stack(pixels) if pixels else torch.empty(0, 3, size, size, dtype=torch.uint8), good, broken
 
 
 def _draw(arguments: Namespace, paths: Sequence[Path], probabilities: Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import warnings
 from argparse import Namespace
@@ -18,7 +19,7 @@ from vp.data.folders import PictureWarning, read_class_names
 from vp.evaluation import paired_test
 from vp.experiments import Result, Run, vary
 from vp.experiments.own import own_run
-from vp.experiments.perform import build_model, images_of
+from vp.experiments.perform import build_model, images_of, picture_side
 from vp.experiments.run import warmed_up_on
 from vp.experiments.store import obtain
 from vp.machine.errors import VpError
@@ -38,17 +39,18 @@ def run_own(arguments: Namespace, newer_than: float | None) -> None:
     if arguments.template and arguments.templates:
         raise VpError("--template and --templates are both given: give one of them")
     names: tuple[str, ...] = ()
+    backbone, method = arguments.backbone or "mini-clip", arguments.method or "zero-shot"
     if arguments.strict:
         for split in ("train", "test"):
-            load_images(arguments.dataset, split, strict=True)
+            load_images(arguments.dataset, split, strict=True, side=picture_side(arguments.dataset, backbone))
     if arguments.class_names:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*class names are", PictureWarning)  # of the names that are replaced
-            names = read_class_names(arguments.class_names, load_images(arguments.dataset, "test").class_names)
+            images = load_images(arguments.dataset, "test", side=picture_side(arguments.dataset, backbone))
+            names = read_class_names(arguments.class_names, images.class_names)
     template: Template = templates_of(arguments.templates) if arguments.templates else arguments.template or DEFAULT_TEMPLATE
     common: dict[str, Any] = {"template": template, "class_names": names}
     settings = {key: getattr(arguments, key) for key in SETTINGS}
-    backbone, method = arguments.backbone or "mini-clip", arguments.method or "zero-shot"
     asked = own_run(arguments.dataset, method, backbone, arguments.recipe or "", **common, **settings)
     wanted = {asked.method.__class__: asked}
     for method in ("zero-shot", "linear-probe"):
@@ -61,14 +63,18 @@ def run_own(arguments: Namespace, newer_than: float | None) -> None:
     for run in runs:
         seeds = range(arguments.seed, arguments.seed + (count if run.method.learns else 1))
         found.append((run, [obtain(run, seed, device=arguments.device, newer_than=newer_than) for seed in seeds]))
+    differences = [(str(run.method), *against(found[0][1], results)) for run, results in found[1:]]
+    images = found[0][1][0].provenance.get("images", arguments.dataset)
     if arguments.json:
-        print(json.dumps([{"method": str(run.method), "results": [r.summary() for r in some]} for run, some in found], indent=2))
+        results = [{"method": str(run.method), "results": [result.summary() for result in some]} for run, some in found]
+        compared = [{"against": baseline, "points": points, "p_value": p} for baseline, points, p in differences]
+        print(json.dumps({"images": images, "methods": results, "differences": compared}, indent=2))
         return
-    for run, results in found:
-        _tell(run, results)
-    for run, results in found[1:]:
-        print(f"{asked.method!s} against {run.method!s}: {against(found[0][1], results)}")
-    print(f"images: {found[0][1][0].provenance.get('images', arguments.dataset)}")
+    for run, some in found:
+        _tell(run, some)
+    for baseline, points, p in differences:
+        print(f"{asked.method!s} against {baseline}: {points:+.2f} points, p = {p:.2g}")
+    print(f"images: {images}")
 
 
 def fitted(run: Run, limit: int | None, given: str = "") -> Run:
@@ -81,7 +87,10 @@ def fitted(run: Run, limit: int | None, given: str = "") -> Run:
 
 def _check(run: Run, device: str) -> None:
     """Build it once, so that a prompt that does not fit the backbone is an error before anything trains."""
-    images = images_of(run, "test")
+    images, training = images_of(run, "test"), images_of(run, "train")
+    if run.recipe and round(len(training) * run.validation_share) < 1:
+        least = math.floor(0.5 / run.validation_share) + 1
+        raise VpError(f"{run.dataset} has {len(training)} training images, too few to validate on any: give at least {least}")
     try:
         build_model(run, images.class_names, pick_device(device))
     except ValueError as error:
@@ -93,12 +102,12 @@ def _check(run: Run, device: str) -> None:
         )
 
 
-def against(first: list[Result], second: list[Result]) -> str:
+def against(first: list[Result], second: list[Result]) -> tuple[float, float]:
     """The difference of mean top-1 over seeds, and the p-value of the sign test over the images that both were asked about."""
     points = mean(result.top1 for result in first) - mean(result.top1 for result in second)
     most = max(len(first), len(second))  # what no seed changes has one result, which stands for all
     answers = [torch.stack([some[i % len(some)].correct_images for i in range(most)]) for some in (first, second)]
-    return f"{points:+.2f} points, p = {paired_test(*answers).p_value:.2g}"
+    return points, paired_test(*answers).p_value
 
 
 def _tell(run: Run, results: list[Result]) -> None:

@@ -3,7 +3,7 @@
 from vp.data.cifar import generate_cifar, load_cifar
 from vp.data.images import ImageSet, union
 from vp.data.noise import GaussianNoise
-from vp.data.pictures import list_pictures, load_class_folders, read_picture, square
+from vp.data.pictures import list_pictures, read_picture, square
 from vp.data.preprocess import Preprocess, centre_crop, resize
 from vp.data.sources import data_root, load_images, split_indices
 from vp.data.world import world
@@ -17,7 +17,6 @@ __all__ = [
     "generate_cifar",
     "list_pictures",
     "load_cifar",
-    "load_class_folders",
     "load_images",
     "read_picture",
     "resize",

@@ -10,7 +10,6 @@ import json
 import pickle
 import tarfile
 import warnings
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +18,9 @@ import numpy as np
 import torch
 from filelock import FileLock
 
+from vp.data.folders import class_folders, read_all
 from vp.data.images import ImageSet
-from vp.data.pictures import is_hidden, list_pictures, load_class_folders
+from vp.data.pictures import is_hidden, list_pictures
 from vp.machine.errors import NotAvailable
 from vp.machine.home import home
 
@@ -68,14 +68,15 @@ def load_cifar(name: str, split: str, root: Path) -> ImageSet:
     raise NotAvailable(f"{name} is not in {root}: {CURE}")
 
 
-def files_of_cifar(name: str, split: str, root: Path) -> list[Path]:
+def files_of_cifar(name: str, root: Path) -> list[Path]:
     """What `load_cifar` would look at, files and folders; none where nothing is. Raises NotAvailable where they are not CIFAR's."""
     reader = readers()[name]
     published = [root / reader.filename, root / GENERATED, *(root / reader.base_folder).glob("*")]
     if found := sorted(path for path in published if path.is_file()):
         return found
     folder = _class_folders(name, root)
-    return [] if folder is None else sorted(path for path in (folder / split).rglob("*") if path.exists())
+    below = [] if folder is None else [folder / part for part in ("train", "test")]  # each decides what the other leaves out
+    return sorted(path for part in below for path in part.rglob("*") if path.exists())
 
 
 def _reader(name: str, root: Path) -> type[CIFAR10]:
@@ -155,15 +156,33 @@ def _class_folders(name: str, root: Path) -> Path | None:
 
 
 def _load_class_folders(name: str, split: str, folder: Path) -> ImageSet:
+    """A training picture that is also a test picture is left out of training, as in any other folder."""
     if not (folder / split).is_dir():
         raise NotAvailable(f"{folder} has no {split} images of {name}: expected {folder / split} with one folder a class")
-    images = load_class_folders(folder / split, name, split)
-    if odd := {*images.class_names} ^ {class_name.replace("_", " ") for class_name in CLASS_NAMES[name]}:
-        raise NotAvailable(f"{folder / split} has not the classes of {name}: {', '.join(sorted(odd)[:3])} missing or too many")
-    kinds = {path.suffix.lower().removeprefix(".") for path in list_pictures(folder / split)}
+    images = _read_class_folders(name, split, folder / split)
+    if split == "train" and (folder / "test").is_dir():
+        images = images.without(_read_class_folders(name, "test", folder / "test"))
+        if len(missing := {*range(len(images.class_names))} - {*images.labels.tolist()}):
+            odd = images.class_names[min(missing)]
+            raise NotAvailable(f"all training pictures of {odd!r} in {folder} are test pictures as well: give others to train on")
+    return images
+
+
+def _read_class_folders(name: str, split: str, root: Path) -> ImageSet:
+    folders = class_folders(root)
+    names = tuple(path.name.replace("_", " ") for path in folders)
+    if odd := {*names} ^ {class_name.replace("_", " ") for class_name in CLASS_NAMES[name]}:
+        raise NotAvailable(f"{root} has not the classes of {name}: {', '.join(sorted(odd)[:3])} missing or too many")
+    label_of = {path: label for label, own in enumerate(folders) for path in list_pictures(own)}
+    paths, pixels, _, broken = read_all([*label_of], f"{name} {split}")
+    if broken:
+        raise NotAvailable(
+            f"{len(broken)} broken picture(s) of {name}, so that its images are not all there; the first: {broken[0]}"
+        )
+    kinds = {path.suffix.lower().removeprefix(".") for path in paths}
     what = "re-encoded copies, not the original pixels" if kinds & {"jpg", "jpeg", "webp"} else "not verified to be the original"
-    listed = " and ".join(sorted(kinds))
-    return replace(images, source=f"{name}: {len(images)} {split} images from class folders of {listed} files, {what}")
+    source = f"{name}: {len(paths)} {split} images from class folders of {' and '.join(sorted(kinds))} files, {what}"
+    return ImageSet(name, split, pixels, torch.tensor([label_of[path] for path in paths]), names, source)
 
 
 # -- stand-ins -------------------------------------------------------------------------------------------------------------

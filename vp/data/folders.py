@@ -28,7 +28,9 @@ from vp.machine.computed_once import Content, address, code_version, once
 from vp.machine.devices import usable_cores
 from vp.machine.errors import VpError
 
-SIDE = 224  # px: pictures of several sizes, or larger ones, are brought to a square of this side
+SIDE = (
+    224  # px: pictures of several sizes, or larger ones, are brought to a square of this side, or of the model's if that is larger
+)
 TEST_SHARE, SPLIT_SEED = 0.2, 0  # of a folder that is not divided
 NAMED = 5  # broken pictures that a warning names
 
@@ -95,14 +97,15 @@ def _holds_folders(part: Path) -> bool:
 # -- from files to pixels --------------------------------------------------------------------------------------------------
 
 
-def read_all(paths: Sequence[Path], what: str = "pictures") -> tuple[list[Path], Tensor, Tensor, list[str]]:
+def read_all(
+    paths: Sequence[Path], what: str = "pictures", side: int = SIDE, keep: bool = True
+) -> tuple[list[Path], Tensor, Tensor, list[str]]:
     """Which files could be read, their pixels uint8 (N, 3, H, W), their SHA-256 as uint8 (N, 32), and errors of the others.
 
-    On all cores. Pictures of one size of at most `SIDE` px stay as they are; else each becomes a square of `SIDE` px, resized
-    and cropped as CLIP does. The hash is of the picture before that. Raises VpError when no file can be read.
+    On all cores. Pictures of one size of at most `side` px stay as they are, unless `keep` is false; else each becomes a square of
+    `side` px, resized and cropped as CLIP does. The hash is of the picture before that. Raises VpError when no file can be read.
     """
-    sizes = {_size(path) for path in paths} - {None}
-    native = _small(sizes)
+    native = keep and _small({_size(path) for path in paths} - {None}, side)
 
     def read(path: Path) -> tuple[Tensor, bytes] | str:
         try:
@@ -110,7 +113,7 @@ def read_all(paths: Sequence[Path], what: str = "pictures") -> tuple[list[Path],
         except VpError as error:
             return str(error)
         digest = hashlib.sha256(repr(tuple(picture.shape)).encode() + picture.contiguous().numpy().tobytes()).digest()
-        return (picture if native else square(picture, SIDE)), digest
+        return (picture if native else square(picture, side)), digest
 
     # Threads that ignore warnings while they read may restore each other's filters: what was before is restored after the last.
     with warnings.catch_warnings(), ThreadPoolExecutor(usable_cores()) as pool:
@@ -121,7 +124,7 @@ def read_all(paths: Sequence[Path], what: str = "pictures") -> tuple[list[Path],
         raise VpError(f"none of the {len(paths)} pictures can be read; the first: {broken[0]}")
     pictures = [picture for _, (picture, _) in good]
     if len({picture.shape for picture in pictures}) > 1:  # some are turned by their EXIF notes
-        pictures = [square(picture, SIDE) for picture in pictures]
+        pictures = [square(picture, side) for picture in pictures]
     digests = torch.frombuffer(bytearray(b"".join(digest for _, (_, digest) in good)), dtype=torch.uint8).view(-1, 32)
     return [path for path, _ in good], torch.stack(pictures), digests, broken
 
@@ -134,12 +137,12 @@ def _size(path: Path) -> tuple[int, int] | None:
         return None
 
 
-def _small(sizes: set[tuple[int, int] | None]) -> bool:
-    """Is it one size, of at most `SIDE` px?"""
-    return len(sizes) == 1 and all(size is not None and max(size) <= SIDE for size in sizes)
+def _small(sizes: set[tuple[int, int] | None], side: int) -> bool:
+    """Is it one size, of at most `side` px?"""
+    return len(sizes) == 1 and all(size is not None and max(size) <= side for size in sizes)
 
 
-def _pictures(root: Path) -> tuple[tuple[str, ...], Tensor, Tensor, Tensor, list[str]]:
+def _pictures(root: Path, side: int) -> tuple[tuple[str, ...], Tensor, Tensor, Tensor, list[str]]:
     """Names of the class folders, pixels, labels, hashes, and what is wrong with broken files; decoded once for all processes."""
     folders = class_folders(root)
     if len(folders) < 2:
@@ -149,12 +152,12 @@ def _pictures(root: Path) -> tuple[tuple[str, ...], Tensor, Tensor, Tensor, list
     code = code_version(("vp.data.folders", "vp.data.pictures", "vp.data.preprocess")), PIL.__version__
 
     def decode() -> Content:
-        good, pixels, digests, broken = read_all([path for _, path in listed], shown(root))
+        good, pixels, digests, broken = read_all([path for _, path in listed], shown(root), side)
         label_of = {path: label for label, path in listed}
         labels = torch.tensor([label_of[path] for path in good])
         return {"pixels": pixels, "labels": labels, "digests": digests}, {"broken": broken}
 
-    tensors, note = once(address("folder", files=files, decoded_by=code), decode)
+    tensors, note = once(address("folder", files=files, side=side, decoded_by=code), decode)
     names = tuple(folder.name for folder in folders)
     return names, tensors["pixels"], tensors["labels"], tensors["digests"], note["broken"]
 
@@ -184,13 +187,15 @@ def divide(digests: Sequence[bytes], labels: Sequence[int], seed: int = SPLIT_SE
     return [digest in tested for digest in digests]
 
 
-def load_folder(root: Path, split: str, *, strict: bool = False) -> ImageSet:
+def load_folder(root: Path, split: str, *, strict: bool = False, side: int = SIDE) -> ImageSet:
     """One split of a folder of class folders. What was left out and how it was divided is in `source`; broken files are warned of.
+
+    Pictures of several sizes, or larger than `side` px, become squares of that side.
 
     A training picture that is also a test picture is left out of training, so that nothing is tested on what it was trained on.
     With `strict`, a broken picture is an error. Raises VpError for a folder that is no dataset.
     """
-    images, broken = _both(root.absolute())[split]
+    images, broken = _both(root.absolute(), side)[split]
     if broken:
         few = "; ".join(broken[:NAMED]) + ("; ..." if len(broken) > NAMED else "")
         if strict:
@@ -200,10 +205,10 @@ def load_folder(root: Path, split: str, *, strict: bool = False) -> ImageSet:
 
 
 @lru_cache(maxsize=4)
-def _both(root: Path) -> dict[str, tuple[ImageSet, list[str]]]:
+def _both(root: Path, side: int) -> dict[str, tuple[ImageSet, list[str]]]:
     parts = parts_of(root)
     if parts is None:
-        names, pixels, labels, digests, broken = _pictures(root)
+        names, pixels, labels, digests, broken = _pictures(root, side)
         keys = [bytes(row) for row in digests.numpy()]
         try:
             tested = torch.tensor(divide(keys, labels.tolist()))
@@ -212,8 +217,9 @@ def _both(root: Path) -> dict[str, tuple[ImageSet, list[str]]]:
             raise VpError(f"{shown(root)} cannot be divided, {error}; pictures a class: {', '.join(few[:8])}") from error
         how = f"divided once by content, seed {SPLIT_SEED}, {TEST_SHARE:.0%} of each class to test"
         chosen = {"train": ~tested, "test": tested}
-        return {split: (_set(root, split, names, pixels, labels, which, how, broken), broken) for split, which in chosen.items()}
-    train, test = (_pictures(part) for part in parts)
+        how += f"; {len(broken)} broken left out"
+        return {split: (_set(root, split, names, pixels, labels, which, how), broken) for split, which in chosen.items()}
+    train, test = (_pictures(part, side) for part in parts)
     if train[0] != test[0]:
         odd = sorted({*train[0]} ^ {*test[0]})
         raise VpError(f"{shown(parts[0])} and {shown(parts[1])} have not the same classes: {', '.join(odd[:3])} missing in one")
@@ -228,10 +234,11 @@ def _both(root: Path) -> dict[str, tuple[ImageSet, list[str]]]:
     how = f"train and {parts[1].name} as they stand" + (
         f", {both} training pictures left out that are also test pictures" if both else ""
     )
+    how += f"; {len(train[4])} broken left out of train, {len(test[4])} of {parts[1].name}"
     everything = torch.ones(len(test[2]), dtype=torch.bool)
     return {
-        "train": (_set(root, "train", *train[:3], fresh, how, train[4]), train[4]),
-        "test": (_set(root, "test", *test[:3], everything, how, test[4]), test[4]),
+        "train": (_set(root, "train", *train[:3], fresh, how), train[4]),
+        "test": (_set(root, "test", *test[:3], everything, how), test[4]),
     }
 
 
@@ -243,9 +250,8 @@ def _set(
     labels: Tensor,
     which: Tensor,
     how: str,
-    broken: list[str],
 ) -> ImageSet:
-    source = f"{shown(root.name)}: {int(which.sum())} {split} images from class folders, {how}; {len(broken)} broken left out"
+    source = f"{shown(root.name)}: {int(which.sum())} {split} images from class folders, {how}"
     if len(without := {*range(len(names))} - {*labels[which].tolist()}):
         raise VpError(f"no readable picture of {names[min(without)]!r} in the {split} images of {shown(root)}: add some")
     class_names = tuple(name.replace("_", " ") for name in names)

@@ -45,6 +45,18 @@ class ImageSet:
         """The images at `indices`, in that order, under another split name if given."""
         return replace(self, pixels=self.pixels[indices], labels=self.labels[indices], split=split or self.split)
 
+    def without(self, other: ImageSet) -> ImageSet:
+        """The images whose pixels are not among those of `other`, whatever their labels; `source` says how many were left out."""
+        if self.pixels.shape[1:] != other.pixels.shape[1:]:
+            return self
+        seen = {image.tobytes() for image in other.pixels.cpu().contiguous().numpy()}
+        fresh = torch.tensor([image.tobytes() not in seen for image in self.pixels.cpu().contiguous().numpy()], dtype=torch.bool)
+        if fresh.all():
+            return self
+        count = int((~fresh).sum())
+        told = f"{self.source or self.name}; {count} {self.split} images left out that are also {other.split} images"
+        return replace(self.take(torch.where(fresh)[0]), source=told)
+
     def flipped(self) -> ImageSet:
         """The mirror images: left is right."""
         return replace(self, pixels=self.pixels.flip(-1))

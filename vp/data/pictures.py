@@ -1,4 +1,4 @@
-"""Pictures from files: any format that Pillow reads, one by one or in one folder per class."""
+"""Pictures from files: any format that Pillow reads, one by one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from vp.data.images import ImageSet
 from vp.data.preprocess import centre_crop, resize
 from vp.machine.errors import VpError
 
@@ -65,17 +64,3 @@ def list_pictures(folder: Path) -> list[Path]:
 def square(picture: Tensor, size: int) -> Tensor:
     """(3, H, W) to (3, size, size): shorter side resized bicubically, centre cropped, as CLIP does."""
     return centre_crop(resize(picture[None], size), size)[0]
-
-
-def load_class_folders(root: Path, name: str, split: str) -> ImageSet:
-    """One folder per class below `root`; the folder's name, with `_` as space, is the class name. All pictures have one size."""
-    folders = sorted(path for path in root.glob("*/") if not is_hidden(path, root))
-    if not folders:
-        raise VpError(f"no class folders in {root}: expected one folder of pictures per class")
-    found = [(label, read_picture(path)) for label, folder in enumerate(folders) for path in list_pictures(folder)]
-    labels, pictures = zip(*found, strict=True)
-    shapes = {tuple(picture.shape[1:]) for picture in pictures}
-    if len(shapes) > 1:
-        raise VpError(f"pictures in {root} have {len(shapes)} sizes, e.g. {sorted(shapes)[:2]}: bring them to one size first")
-    class_names = tuple(folder.name.replace("_", " ") for folder in folders)
-    return ImageSet(name, split, torch.stack(pictures), torch.tensor(labels), class_names)

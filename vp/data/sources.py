@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vp.data.cifar import CLASS_NAMES, files_of_cifar, load_cifar
-from vp.data.folders import PictureWarning, doubtful, load_folder
+from vp.data.folders import SIDE, PictureWarning, doubtful, load_folder
 from vp.data.images import ImageSet, union
 from vp.data.world import WORLD_NAMES, world
 from vp.machine.computed_once import Content, address, code_version, once
@@ -31,44 +31,54 @@ def data_root() -> Path:
 
 
 def load_images(
-    name: str, split: str, limit: int | None = None, *, strict: bool = False, class_names: tuple[str, ...] = ()
+    name: str, split: str, limit: int | None = None, *, strict: bool = False, class_names: tuple[str, ...] = (), side: int = SIDE
 ) -> ImageSet:
     """`mini10`, `mini100`, `cifar10`, `cifar100` (from `data_root()`), `A+B` for the union of two of these (report 2.5), or the
     path of a folder with one folder per class.
 
     A folder may hold its class folders below `train` and `test` (or `val`); without these it is divided once, seeded and by
     content (vp.data.folders). `strict` refuses a folder with a broken picture. `class_names` stand for the set's own, in order.
+    Pictures of a folder that have several sizes, or are larger, become squares of `side` px. A training image of a union with a
+    folder is left out where either part tests on it.
     With `limit`, that many images of each set, always the same ones.
     Raises VpError for an unknown name or split or another number of class names, NotAvailable for CIFAR where it is not there.
     """
     if split not in SPLITS:
         raise VpError(f"no split {split!r}: give one of {', '.join(SPLITS)}")
-    if strict and Path(name).is_dir():
-        load_folder(Path(name), split, strict=True)
-    images = _load(name, split, data_root(), limit, class_names)
-    if Path(name).is_dir() and (why := doubtful(images.class_names)):
+    folders = [part for part in parts_of_union(name) if Path(part).is_dir()]
+    for folder in folders if strict else ():
+        load_folder(Path(folder), split, strict=True, side=side)
+    images = _load(name, split, data_root(), limit, class_names, side)
+    if folders and (why := doubtful(images.class_names)):
         warnings.warn(why, PictureWarning, stacklevel=2)
     return images
 
 
+def parts_of_union(name: str) -> list[str]:
+    """The sets that `A+B` names; a folder whose name has a plus is one set."""
+    return [name] if "+" not in name or Path(name).is_dir() else name.split("+", 1)
+
+
 @lru_cache(maxsize=12)
-def _load(name: str, split: str, root: Path, limit: int | None, class_names: tuple[str, ...] = ()) -> ImageSet:
+def _load(name: str, split: str, root: Path, limit: int | None, class_names: tuple[str, ...] = (), side: int = SIDE) -> ImageSet:
     if class_names:
-        images = _load(name, split, root, limit)
+        images = _load(name, split, root, limit, side=side)
         if len(class_names) != len(images.class_names):
             raise VpError(f"{len(class_names)} class names for the {len(images.class_names)} classes of {name}: give one for each")
         return replace(images, class_names=class_names)
-    if "+" in name and not Path(name).is_dir():
-        first, second = name.split("+", 1)
-        return union(_load(first, split, root, limit), _load(second, split, root, limit))
+    if len(parts := parts_of_union(name)) > 1:
+        both = union(*(_load(part, split, root, limit, side=side) for part in parts))
+        if split == "train" and any(Path(part).is_dir() for part in parts):
+            both = both.without(union(*(_load(part, "test", root, None, side=side) for part in parts)))
+        return both
     if limit is not None:
-        return _load(name, split, root, None).sample(limit)
+        return _load(name, split, root, None, side=side).sample(limit)
     if name in WORLD_NAMES:
         return world(name, split)
     if name in CLASS_NAMES:
         return _decoded_once(name, split, root)
     if Path(name).is_dir():
-        return load_folder(Path(name), split)
+        return load_folder(Path(name), split, side=side)
     raise VpError(f"no dataset {name!r}: give one of {', '.join((*WORLD_NAMES, *CLASS_NAMES))} or a folder of class folders")
 
 
@@ -77,10 +87,10 @@ def _decoded_once(name: str, split: str, root: Path) -> ImageSet:
 
     Decoding takes 1.5 to 2.5 s for 50,000 images. A split of the embedded world is drawn in 0.05 s, which no file would save.
     """
-    files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files_of_cifar(name, split, root.absolute())]
+    files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files_of_cifar(name, root.absolute())]
     if not files:
         return load_cifar(name, split, root)  # which says what is missing
-    decoded_by = code_version(("vp.data.cifar", "vp.data.images", "vp.data.pictures")), PIL.__version__
+    decoded_by = code_version(("vp.data.cifar", "vp.data.folders", "vp.data.images", "vp.data.pictures")), PIL.__version__
 
     def decode() -> Content:
         images = load_cifar(name, split, root)

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from vp.data import ImageSet, load_images, split_indices
+from vp.data.folders import SIDE
+from vp.data.sources import parts_of_union
 from vp.evaluation import Subset, per_image_correctness
 from vp.experiments.run import Result, Run, source_of
 from vp.machine.provenance import provenance
 from vp.machine.runtime import pick_device, seed_everything
+from vp.models.weights import image_px
 from vp.training import Fit, fit, load_trained, trained_parameters
 
 
 def images_of(run: Run, split: str) -> ImageSet:
     """The images of one split that a Run looks at: all, or as many as its limit says."""
-    return load_images(run.dataset, split, run.limit, class_names=run.class_names)
+    return load_images(run.dataset, split, run.limit, class_names=run.class_names, side=picture_side(run.dataset, run.backbone))
+
+
+def picture_side(dataset: str, backbone: str) -> int:
+    """The side of squares that a folder's larger pictures are brought to: 224 px, or that of a larger backbone's own images."""
+    return max(SIDE, image_px(backbone)) if any(Path(part).is_dir() for part in parts_of_union(dataset)) else SIDE
 
 
 def build_model(run: Run, class_names: tuple[str, ...], device: torch.device | str = "cpu") -> Any:

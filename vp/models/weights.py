@@ -48,6 +48,17 @@ def check_clip_name(name: str) -> tuple[str, str]:
     return architecture, tag
 
 
+def image_px(backbone: str) -> int:
+    """Side of the images that a CLIP of open_clip takes; 0 for any other backbone, which takes what it is given or 224 px."""
+    if backbone.startswith("mini") or "/" not in backbone:
+        return 0
+    import open_clip
+
+    found = open_clip.get_model_config(backbone.partition("/")[0]) or {}
+    size = found.get("vision_cfg", {}).get("image_size", 0)
+    return int(max(size) if isinstance(size, list | tuple) else size)
+
+
 def _as_trained(architecture: str, tag: str) -> str | None:
     """MODEL/PRETRAINED with the activation that these weights were trained with; None where open_clip has no such model."""
     import open_clip

@@ -21,6 +21,7 @@ from vp.experiments.perform import build_model, images_of, restore_model
 from vp.machine.runtime import computing_in, pick_device, precision
 from vp.models import DEFAULT_TEMPLATE, FrozenCLIP, is_network
 from vp.models.fast_blocks import FusedQuickGELU
+from vp.models.templates import templates_of
 from vp.report.expectations import Expectation, Verdict, cell_verdict
 
 TEMPLATES = (DEFAULT_TEMPLATE, "a photo of a {}.", "This a photo of a {}", "{}")
@@ -65,6 +66,9 @@ def climb(run: Run, trained: Result | None, expectation: Expectation, device: st
         for template in TEMPLATES:
             if template != run.template:
                 found[f"template “{template}”"] = top1(replace(run, template=template))
+        ensemble = templates_of("simple" if run.scale == "mini" else "openai")  # 7 and 80; the miniature knows few of their words
+        if ensemble != run.template:
+            found[f"ensemble of {len(ensemble)} templates"] = top1(replace(run, template=ensemble))
         if isinstance(run.template, str) and any(" " in name for name in names):  # CIFAR-100's files have `aquarium_fish`
             found["underscores kept in class names"] = top1(run, [run.template.format(name.replace(" ", "_")) for name in names])
         clip: Any = build_model(replace(run, method=ZERO_SHOT, recipe=None, weights_from=None), ("any",), chosen).clip
