@@ -26,7 +26,7 @@ from tests.controls import fast_blocks as controls
 from tests.controls import last_block
 from tests.support.small_clip import BLOCKS, WIDTH, small_model, tokenizer
 from tests.support.strategies import batches, pixels, seeds, tensor
-from vp.data import Preprocess
+from vp.data import Preprocess, world
 from vp.evaluation import contrast_test, wilson_interval
 from vp.experiments import Run, runs
 from vp.experiments.perform import images_of
@@ -40,6 +40,7 @@ from vp.report.expectations import positive_verdict
 from vp.report.writeup import prediction_bars, to_svg
 
 NAMES, TEXTS = ["house", "red_leaf", "moon"], [f"This is a photo of a {name}" for name in ("house", "red leaf", "moon")]
+UNION = [name for one in ("mini10", "mini100") for name in world(one, "test", count=200).class_names]  # 110 classes
 
 FEW = settings(max_examples=6)  # where each example is a forward of a whole CLIP
 
@@ -342,6 +343,17 @@ def test_a_prompted_clip_is_open_clip_on_prompted_images(impl, seed: int, batch:
 
 
 @pytest.mark.specifies("PromptedCLIP")
+def test_the_classifier_holds_for_full_scales_classes_and_logit_scale(impl) -> None:
+    """With 110 classes and a logit scale of 100, as at full scale, every class has the logit that open_clip gives it."""
+    model, images = deepcopy(mini()), tensor(0, 3, 3, 40, 40)
+    with torch.no_grad():
+        model.logit_scale.fill_(math.log(100))
+        found = impl.PromptedCLIP(deepcopy(model), tokenizer(), UNION, None)(images)
+        image_features, text_features, scale = model(images, tokenizer()([f"This is a photo of a {name}" for name in UNION]))
+    agree(found, scale * image_features @ text_features.T, "logits of 110 classes at a scale of 100", atol=3e-4, rtol=1e-5)
+
+
+@pytest.mark.specifies("PromptedCLIP")
 @FEW
 @given(seed=seeds, batch=st.integers(2, 6))
 def test_an_images_logits_do_not_depend_on_the_other_images(impl, seed: int, batch: int) -> None:
@@ -377,6 +389,15 @@ def test_text_features_are_open_clips_at_unit_length(impl, texts: list[str]) -> 
     agree(torch.as_tensor(found).norm(dim=-1), torch.ones(len(texts)), "lengths of text features", rtol=1e-5)
     with torch.no_grad():
         agree(found, normalize(mini().encode_text(tokenizer()(texts)), dim=-1), "text features, against open_clip's own", rtol=1e-5)
+
+
+@pytest.mark.specifies("text_features")
+def test_a_hundred_and_ten_texts_have_features_each(impl) -> None:
+    """Texts for 110 classes, as many as the report's union has, get the features that open_clip gives them, each its own."""
+    texts = [f"This is a photo of a {name}" for name in UNION]
+    with torch.no_grad():
+        expected = normalize(mini().encode_text(tokenizer()(texts)), dim=-1)
+    agree(impl.text_features(deepcopy(mini()), tokenizer(), texts), expected, "features of 110 texts, against open_clip's own")
 
 
 def test_a_frozen_clip_stays_frozen(clip: FrozenCLIP) -> None:

@@ -195,6 +195,15 @@ def test_the_matrix_is_symmetric_exactly_if_the_graph_is_undirected(impl, graph:
 
 
 @pytest.mark.specifies("degree_matrix")
+def test_a_degree_may_be_three_hundred(impl) -> None:
+    """The hub of a star of 300 leaves has degree 300; where each edge weighs 1,000.5 it has degree 300,150."""
+    A = matrix_of(nx.star_graph(300))
+    for weight in (1.0, 1000.5):
+        found = numbers(impl.degree_matrix(weight * A))[0, 0]
+        agree(found, 300 * weight, f"degree of a hub of 300 edges of weight {weight:g}", atol=0, rtol=1e-6)
+
+
+@pytest.mark.specifies("degree_matrix")
 @given(graph=graphs(min_nodes=1), layout=st.booleans())
 def test_the_degree_matrix_holds_the_row_sums(impl, graph: nx.Graph, layout: bool) -> None:
     """D is diagonal; D[v, v] is the total weight of the edges that leave v, a self-loop counted once."""

@@ -230,6 +230,17 @@ def test_mean_and_sum_are_additive(impl, aggregate: str, example: Layer, seed: i
     agree(gather(A, H + K), numbers(gather(A, H)) + numbers(gather(A, K)), f"{aggregate} of H + K, its sum for H and K expected")
 
 
+@pytest.mark.specifies("{aggregate}")
+@pytest.mark.parametrize("aggregate", ["sum_aggregate", "mean_aggregate", "max_aggregate"])
+def test_a_hub_may_have_three_hundred_neighbours(impl, aggregate: str) -> None:
+    """A node with more neighbours than a byte can count gathers all of them; its neighbours gather the hub alone."""
+    A = torch.zeros(301, 301, dtype=torch.float64)
+    A[0, 1:] = A[1:, 0] = 1
+    H = features(0, 301, 2)
+    hub = {"sum_aggregate": H[1:].sum(0), "mean_aggregate": H[1:].sum(0) / 300, "max_aggregate": H[1:].amax(0)}[aggregate]
+    agree(getattr(impl, aggregate)(A, H), torch.cat([hub[None], H[:1].expand(300, 2)]), f"{aggregate} of a star of 300 leaves")
+
+
 def gathered(aggregate: str, A: Tensor, H: Tensor) -> Tensor:
     """The sum, mean or maximum over the neighbours, node by node; zeros where there are none."""
     rows = []

@@ -22,6 +22,17 @@ MODULES = {  # by section of the report: the modules with wrong implementations,
         ["test_1_2_fine_tuning", "test_2_4_noise", "test_2_5_union", *OTHERS],
     ),
     "2.1 to 2.3": (["prompts", "deep_prompts"], ["test_2_1_zero_shot", "test_2_2_visual_prompts", "test_2_3_deep_prompts"]),
+    "values as large as real ones": (
+        ["large_values"],
+        [
+            "test_2_1_zero_shot",
+            "test_2_2_visual_prompts",
+            "test_2_3_deep_prompts",
+            "test_3_1_adjacency",
+            "test_3_3_matrix_form",
+            *OTHERS,
+        ],
+    ),
     "3": (
         ["graphs"],
         [

@@ -85,6 +85,15 @@ def test_accuracy_is_k_of_n(impl, seed: int, count: int, batch_size: int) -> Non
     agree(impl.accuracy(nn.Identity(), batches), correct / count, f"accuracy, {correct} of {count} right in batches of {sizes}")
 
 
+@pytest.mark.specifies("accuracy")
+def test_accuracy_of_a_whole_test_set_is_exact(impl) -> None:
+    """Of 10,000 images in batches of 128, the last of 16, none is lost and none is rounded away: 7,001 right are 0.7001."""
+    examples = Examples(10_000)
+    examples.labels = examples.inputs.argmax(1)
+    examples.labels[7_001:] = (examples.labels[7_001:] + 1) % CLASSES
+    agree(impl.accuracy(nn.Identity(), in_batches(examples, 128)), 0.7001, "accuracy, 7,001 of 10,000 right", atol=1e-6, rtol=0)
+
+
 def sleeping() -> nn.Sequential:
     """A model in training mode with a layer put to evaluation mode, and with layers whose modes differ in what they do."""
     torch.manual_seed(0)
