@@ -331,12 +331,12 @@ def _beginning(names: Sequence[str]) -> str:
 
 
 def _version_of(info: Mapping[str, Any]) -> Version:
-    """Each library has its own words."""
-    since = next((info[word] for word in ("LastModified", "last_modified", "updated", "mtime", "created") if info.get(word)), 0.0)
-    if isinstance(since, str):
-        since = datetime.fromisoformat(since)
-    since = since.timestamp() if isinstance(since, datetime) else float(since)
-    return Version(since, str(next((info[word] for word in ("ETag", "etag", "generation") if info.get(word)), since)))
+    """Each library has its own words. Where a store tells whole seconds, the end of that second counts."""
+    found = next((info[word] for word in ("LastModified", "last_modified", "updated", "mtime", "created") if info.get(word)), 0.0)
+    when = datetime.fromisoformat(found) if isinstance(found, str) else found
+    seconds = when.timestamp() if isinstance(when, datetime) else float(when)
+    tag = next((info[word] for word in ("ETag", "etag", "generation") if info.get(word)), seconds)
+    return Version(seconds + 0.999 * seconds.is_integer(), str(tag))
 
 
 def _code_of(error: BaseException) -> str:
