@@ -7,8 +7,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from urllib.request import Request, urlopen
+from uuid import uuid4
 
 NEEDED = ("s3fs", "moto", "flask_cors")
+AUTHORIZED = "AWS4-HMAC-SHA256 Credential=testing/20260101/us-east-1/s3/aws4_request"  # moto asks for no signature
 CURE = 'a bucket for tests needs {}: `pip install -e ".[cluster,cluster-test]"`'
 
 # Each request as one step: as S3 does and moto does not, which could let two writers in at once. Ends with its standard input.
@@ -60,3 +63,10 @@ def server() -> Iterator[int]:
             yield int(process.stdout.readline())
         finally:
             process.stdin.close()
+
+
+def new_bucket(port: int) -> str:
+    """The name of a bucket that was not there before."""
+    name = f"bucket-{uuid4().hex}"
+    with urlopen(Request(f"http://127.0.0.1:{port}/{name}", method="PUT", headers={"Authorization": AUTHORIZED})):
+        return name
