@@ -54,6 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "purity: says that what is given stays as it was; with --impl it fails for a change in place"
     )
     config.addinivalue_line("markers", "alone: measures time or memory; no other test of this machine runs at the same time")
+    config.addinivalue_line("markers", "cluster: several nodes, or a bucket; NOT RUN without the extra `cluster`")
     config.addinivalue_line("markers", "browser: opens the page in chromium; NOT RUN without selenium, chromium and its driver")
     seeds = config.getoption("--seeds")
     if seeds < 1:
@@ -145,6 +146,7 @@ def _own_home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     """Only tests that reproduce runs use the user's store; every other test has an empty one."""
     if request.node.get_closest_marker("reproduces") is None:
         monkeypatch.setenv("VP_HOME", str(tmp_path_factory.mktemp("vp-home")))
+        monkeypatch.delenv("VP_STORE", raising=False)
 
 
 @pytest.fixture(scope="session")

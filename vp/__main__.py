@@ -1,4 +1,4 @@
-"""python -m vp list | run NAME | ask | pretrain | fetch | doctor | bench | fidelity.
+"""python -m vp list | run NAME | ask | pretrain | fetch | doctor | bench | fidelity | send.
 
 Errors a user can mend are one line, exit code 2.
 """
@@ -25,6 +25,7 @@ def _parser() -> argparse.ArgumentParser:
 
     listing = commands.add_parser("list", help="the runs behind the report's tables")
     listing.add_argument("--json", action="store_true")
+    listing.add_argument("--stored", action="store_true", help="the results in the store, in place of the runs")
 
     running = commands.add_parser("run", help="perform one run, or read it from the store")
     running.add_argument("name", nargs="?", help="as `list` prints it; or give --dataset and --method")
@@ -83,10 +84,12 @@ def _parser() -> argparse.ArgumentParser:
     comparing.add_argument("--scale", default="mini", choices=("mini", "full"))
     comparing.add_argument("--json", action="store_true")
 
+    sending = commands.add_parser("send", help="store the results that the store did not take when they were made")
+
     for command in (running, asking, pretraining, examining, timing):
         command.add_argument("--device", default="auto", help="auto (default), cpu, cuda or mps")
     performs = {listing: "runs:list_runs", running: "runs:run", asking: "ask:ask", pretraining: "pretrain:pretrain"}
-    performs |= {command: f"{command.prog.split()[-1]}:command" for command in (fetching, examining, timing, comparing)}
+    performs |= {command: f"{command.prog.split()[-1]}:command" for command in (fetching, examining, timing, comparing, sending)}
     for command, function in performs.items():
         command.set_defaults(performs=function)
     return parser
@@ -99,7 +102,10 @@ def main(words: Sequence[str] | None = None) -> int:
     if arguments.command == "run" and (arguments.name is None) == (arguments.dataset is None):
         parser.error("run: give the name of a run, or --dataset and --method")
     try:
-        with warnings.catch_warnings(), nullcontext() if arguments.command in ("list", "fetch", "bench") else this_device().share():
+        with (
+            warnings.catch_warnings(),
+            nullcontext() if arguments.command in ("list", "fetch", "bench", "send") else this_device().share(),
+        ):
             warnings.showwarning = _note
             module, _, function = arguments.performs.partition(":")
             getattr(import_module(f"vp.commands.{module}"), function)(arguments)

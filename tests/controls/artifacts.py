@@ -15,10 +15,11 @@ from safetensors.torch import save as serialised
 from torch import Tensor
 
 from vp.experiments import Result, Run
-from vp.experiments.store import _stored, load_result
+from vp.experiments.store import _stored, result_in
 from vp.machine import artifacts
 from vp.machine.artifacts import content_hash
 from vp.machine.errors import VpError
+from vp.machine.shelves import Content, Shelf
 
 
 def _content(tensors: Mapping[str, Tensor], note: Mapping[str, Any]) -> bytes:
@@ -69,17 +70,19 @@ def unpickles(path: Path) -> Any:
     return pickle.loads(path.read_bytes())
 
 
-def trusts_any_file(path: Path, key: str) -> Result:
+def trusts_any_file(content: Content, key: str, where: str) -> Result:
     """Does not ask whose result a file is: test_a_file_that_belongs_to_another_key_is_not_used."""
-    return load_result(path, artifacts.load(path)[1]["key"])
+    return result_in(content, content[1]["key"], where)
 
 
-def ignores_age(path: Path, read: Callable[[], Result], newer_than: float | None, set_aside: bool = True) -> Result | None:
+def ignores_age(
+    shelf: Shelf, name: str, read: Callable[[], Result], newer_than: float | None, set_aside: bool = True
+) -> Result | None:
     """Takes a stored result however old: test_results_older_than_asked_for_are_performed_again."""
-    return _stored(path, read, None, set_aside)
+    return _stored(shelf, name, read, None, set_aside)
 
 
-def checks_nothing(folder: Path) -> None:
+def checks_nothing(shelf: Shelf) -> None:
     """Finds out after the training that the disk is full: test_a_full_store_is_refused_before_training."""
 
 

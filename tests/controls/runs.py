@@ -369,26 +369,26 @@ def stores_all_seeds_as_one() -> Iterator[object]:
 @obtained
 def stores_one_epoch_for_both() -> Iterator[object]:
     """The best epoch's weights are read as the last one's."""
-    own = store.load_result
+    own = store.result_in
 
     def load(*given: Any) -> Result:
         found = own(*given)
         return replace(found, weights={name: found.weights[name.replace("last/", "best/")] for name in found.weights})
 
-    with put(store, "load_result", load):
+    with put(store, "result_in", load):
         yield
 
 
 @obtained
 def stores_correctness_in_another_order() -> Iterator[object]:
     """Which images are right is lost, how many are is not."""
-    own = store.load_result
+    own = store.result_in
 
     def load(*given: Any) -> Result:
         found = own(*given)
         return replace(found, correct_images=found.correct_images.sort(descending=True).values)
 
-    with put(store, "load_result", load):
+    with put(store, "result_in", load):
         yield
 
 

@@ -314,7 +314,7 @@ def test_a_file_that_belongs_to_another_key_is_not_used(performer: Performer) ->
 
 def test_a_store_that_trusts_file_names_is_rejected(performer: Performer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who does not compare keys takes the result of another run."""
-    monkeypatch.setattr(store, "load_result", controls.trusts_any_file)
+    monkeypatch.setattr(store, "result_in", controls.trusts_any_file)
     with pytest.raises((AssertionError, pytest.fail.Exception)):
         assert_keys_are_checked(performer)
 
@@ -618,11 +618,11 @@ OF_NO_RESULT = {
     "vp", "vp.__main__", "vp.data", "vp.data.world", "vp.evaluation", "vp.evaluation.cost", "vp.evaluation.statistics",
     "vp.experiments", "vp.experiments.own", "vp.experiments.run", "vp.experiments.scales", "vp.experiments.store",
     "vp.machine", "vp.machine.artifacts", "vp.machine.computed_once", "vp.machine.device_lock", "vp.machine.devices",
-    "vp.machine.downloads", "vp.machine.home", "vp.machine.provenance",
+    "vp.machine.downloads", "vp.machine.file_locks", "vp.machine.home", "vp.machine.provenance", "vp.machine.shelves",
     "vp.models", "vp.models.networks", "vp.models.pretraining", "vp.models.templates", "vp.models.weights",
     "vp.prompts", "vp.training",
 }  # fmt: skip
-ROOMS_OF_NO_RESULT = ("vp.graphs", "vp.report", "vp.sweeps", "vp.commands")
+ROOMS_OF_NO_RESULT = ("vp.graphs", "vp.report", "vp.commands", "vp.sweeps")
 
 
 def test_every_module_counts_for_a_run_or_is_known_not_to() -> None:

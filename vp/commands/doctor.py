@@ -16,11 +16,11 @@ from vp.data import data_root
 from vp.data.cifar import load_cifar
 from vp.evaluation.batches import KEPT_SHARE
 from vp.experiments import SCALES
-from vp.experiments.store import store_folder
+from vp.experiments.store import stored_results
 from vp.machine.devices import usable_cores
 from vp.machine.downloads import offline_because
 from vp.machine.errors import NotAvailable
-from vp.machine.home import home
+from vp.machine.home import given_store, home
 from vp.machine.runtime import pick_device, precision
 
 ASSUMED_SHARE = 0.35  # of the matrix rate, where full scale is not measured: `python -m vp bench` measures it
@@ -49,8 +49,8 @@ def examine(device_name: str, say: Callable[[str], None]) -> None:
     say(f"device: {_device(device)}")
     say(f"folder: {home()} ({_folder(home())})")
     missing = _missing(say)
-    stored = len(list(store_folder().glob("*.safetensors"))) if store_folder().is_dir() else 0
-    say(f"results in the store: {stored}")
+    elsewhere = f" {given_store()}" if given_store() else ""
+    say(f"results in the store{elsewhere}: {sum(1 for _ in stored_results())}")
     mini = sum(_project_mini(torch.device("cpu")).values())
     say(f"mini scale: can run here, about {duration(mini)} of training and evaluation in one process, without any download")
     full = sum(seconds for table, seconds in project("full", _assumed(device)).items() if table in TABLES)

@@ -4,33 +4,35 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
+from collections.abc import Collection
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from statistics import fmean
 
 from vp.experiments import Run, runs
-from vp.experiments.store import load_result, result_path, run_key, store_folder
-from vp.machine.artifacts import CorruptArtifact
+from vp.experiments.store import stored_result, stored_results
 from vp.machine.errors import NotAvailable, VpError
 from vp.report.expectations import load_expectations
 from vp.report.fidelity import FILE, HEAD, in_words, judge, load_fidelity, rows_of
 
 EXPECTATIONS = Path(__file__).parents[2] / "expectations"
-ANY_KEY = "[0-9a-f]" * 24
 
 
-def stored(run: Run) -> float | None:
-    """The run's top-1 in percent if the store has it, the mean over seeds 0, 1, ... as far as they are there. Trains nothing."""
-    if not any(store_folder().glob(f"{run.name}-{ANY_KEY}.safetensors")):
+def stored(run: Run, names: Collection[str]) -> float | None:
+    """The run's top-1 in percent if the store, which has runs of these `names`, has it: the mean over seeds 0, 1, ... as far as
+    they are there. Trains nothing."""
+    if run.name not in names:
         return None  # so that neither images nor weights need to be read for its key
     found: list[float] = []
     for seed in count():
         try:
-            key = run_key(run, seed)
-            found.append(load_result(result_path(run, key), key).top1)
-        except (NotAvailable, CorruptArtifact, OSError):
+            result = stored_result(run, seed)
+        except NotAvailable:
             break
+        if result is None:
+            break
+        found.append(result.top1)
         if not run.method.learns:
             break  # the same for every seed
     return fmean(found) if found else None
@@ -46,7 +48,8 @@ def command(arguments: Namespace) -> None:
     contrasts = load_fidelity(EXPECTATIONS)
     known, expected = runs(arguments.scale), load_expectations(EXPECTATIONS, arguments.scale)
     names = dict.fromkeys(name for contrast in contrasts for name in (contrast.first, contrast.second))
-    measured = {name: top1 for name in names if (top1 := stored(known[name])) is not None}
+    there = {one.run for one in stored_results()}
+    measured = {name: top1 for name in names if (top1 := stored(known[name], there)) is not None}
     judged = judge(contrasts, {name: one.value for name, one in expected.items()} | measured)
     if arguments.json:
         shown = [{**asdict(one.contrast), "own": one.own, "sign": one.sign, "size": one.size} for one in judged]

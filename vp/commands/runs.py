@@ -10,18 +10,30 @@ from argparse import Namespace
 from vp.commands.own import OF_ONES_OWN, run_own
 from vp.data.sources import DATA
 from vp.experiments import find_run, own_runs, runs, vary
-from vp.experiments.store import obtain
+from vp.experiments.store import obtain, stored_results
 from vp.machine.errors import VpError
 
 
 def list_runs(arguments: Namespace) -> None:
-    """Print the runs of a scale, one a line, or as JSON."""
+    """Print the runs of a scale, or the results in the store, one a line, or as JSON."""
+    if arguments.stored:
+        _list_stored(arguments.json)
+        return
     known = own_runs(arguments.runs) if arguments.runs else runs(arguments.scale)
     if arguments.json:
         print(json.dumps([run.as_dict() for run in known.values()], indent=2))
         return
     for run in known.values():
         print(f"{run.name:<22} {run.table:<9} {run.dataset:<9} {run.split:<6} {run.method!s:<20} {run.backbone}")
+
+
+def _list_stored(as_json: bool) -> None:
+    if as_json:
+        found = [{"name": one.name, "key": one.key, **(one.summary or {})} for one in stored_results(summaries=True)]
+        print(json.dumps(found, indent=2))
+        return
+    for one in stored_results():
+        print(f"{one.run:<30} {one.key}")
 
 
 def run(arguments: Namespace) -> None:

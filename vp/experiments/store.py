@@ -1,8 +1,10 @@
-"""Results on disk, addressed by what they depend on: trained once per machine, however many tests and workers want them.
+"""Results in a store, addressed by what they depend on: trained once, however many tests, workers and nodes want them.
 
-`obtain` is the one way in. A file lock per key lets one worker train while the others wait; a lock dies with its process, so
-a killed run leaves nothing behind but the work it had not finished. A file that fails its checksum is reported, set aside
-and computed again, never used.
+`obtain` is the one way in. The store is `results` in VP_HOME, or what VP_STORE says: a folder that nodes share, or a bucket.
+A file lock per key lets one process of a machine train while the others wait; a lock dies with its process, so a killed run
+leaves nothing behind but the work it had not finished. Where two finish the same run all the same, as nodes without a lock in
+common may, one result is kept if both say the same; else both are, and `obtain` refuses. A file that fails its checksum is
+reported, set aside and computed again, never used. A result that cannot be written after its training is kept on this machine.
 """
 
 from __future__ import annotations
@@ -12,12 +14,13 @@ import inspect
 import json
 import os
 import platform
+import re
 import tempfile
-import time
 import warnings
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import asdict, fields
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, fields
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,16 +36,25 @@ from vp.machine import artifacts
 from vp.machine.computed_once import code_version, statements_of
 from vp.machine.device_lock import patiently
 from vp.machine.errors import VpError
-from vp.machine.home import home, writing_to
+from vp.machine.file_locks import locks_work, say_there_are_no_locks
+from vp.machine.home import given_store, home, writing_to
 from vp.machine.provenance import provenance, versions
 from vp.machine.runtime import pick_device, precision
+from vp.machine.shelves import Content, FolderShelf, Shelf, Version, shelf_at
 from vp.models import build_network
+from vp.models.networks import NETWORKS
 
 T = TypeVar("T")
+NAME_OF_A_RESULT = re.compile(r"(.+)-([0-9a-f]{24})\.safetensors")
+COSTS = tuple(f"cost-{network}" for network in NETWORKS)  # stored beside results, and none
 
 
 class CorruptResultWarning(UserWarning):
     """A stored result was damaged; it was set aside and computed again."""
+
+
+class ConflictingResults(VpError):
+    """Two results of one run and seed differ; both are kept."""
 
 
 def run_key(run: Run, seed: int, device: str = "auto") -> str:
@@ -78,61 +90,270 @@ def _code_of(method: Method) -> str:
     return hashlib.sha256(statements_of(Path(file).read_text(encoding="utf-8")).encode()).hexdigest()
 
 
+# -- where results are ------------------------------------------------------------------------------------------------------
+
+
 def store_folder() -> Path:
-    """Where results live: `results` in VP_HOME."""
-    return home() / "results"
+    """The folder of results: that of VP_STORE, or `results` in VP_HOME, where costs of networks stay when VP_STORE is a bucket."""
+    shelf = results_shelf()
+    return shelf.folder if isinstance(shelf, FolderShelf) else home() / "results"
+
+
+def results_shelf() -> Shelf:
+    """Where results are kept: what VP_STORE says, or `results` in VP_HOME. Raises VpError for an address of an unknown kind."""
+    return shelf_at(given_store()) if given_store() else FolderShelf(home() / "results")
+
+
+def result_name(run: Run, key: str) -> str:
+    """The file name of a result: the run's name for people, the key for the machine."""
+    return f"{run.name}-{key[:24]}.safetensors"
 
 
 def result_path(run: Run, key: str) -> Path:
-    """The file of a result: the run's name for people, the key for the machine."""
-    return store_folder() / f"{run.name}-{key[:24]}.safetensors"
+    """The file of a result, where the store is a folder."""
+    return store_folder() / result_name(run, key)
 
 
 def save_result(path: Path, result: Result, key: str) -> None:
     """Write a result, complete or not at all."""
-    tensors = {"correct_images": result.correct_images, **{f"weights/{k}": v for k, v in result.weights.items()}}
-    artifacts.save(path, tensors, result.summary() | {"key": key})
+    artifacts.save(path, *_content_of(result, key))
 
 
 def load_result(path: Path, key: str) -> Result:
     """Read a result back. Raises FileNotFoundError, or CorruptArtifact when it is damaged or belongs to another key."""
-    tensors, note = artifacts.load(path)
+    return result_in(artifacts.load(path), key, str(path))
+
+
+def result_in(content: Content, key: str, where: str) -> Result:
+    """The result in what was read from `where`. Raises CorruptArtifact when it belongs to another key."""
+    tensors, note = content
     if note.get("key") != key:
-        raise artifacts.CorruptArtifact(f"{path} belongs to another run: delete it and it will be made again")
+        raise artifacts.CorruptArtifact(f"{where} belongs to another run: delete it and it will be made again")
     weights = {name.removeprefix("weights/"): t for name, t in tensors.items() if name.startswith("weights/")}
     plain = {field.name: note[field.name] for field in fields(Result) if field.name in note}
     return Result(correct_images=tensors["correct_images"].to(torch.bool), weights=weights, **plain)
+
+
+def _content_of(result: Result, key: str) -> Content:
+    """What is written of a result; where nodes share the store, also which of them made it."""
+    tensors = {"correct_images": result.correct_images, **{f"weights/{k}": v for k, v in result.weights.items()}}
+    return tensors, result.summary() | {"key": key} | ({"node": platform.node()} if given_store() else {})
+
+
+# -- obtaining them --------------------------------------------------------------------------------------------------------
 
 
 def obtain(run: Run, seed: int = 0, *, device: str = "auto", newer_than: float | None = None, progress: bool = True) -> Result:
     """The result of a Run for a seed: from the store if it is there, otherwise performed and stored.
 
     newer_than: results written before that time (seconds since the epoch) are computed again (`--fresh`).
-    While another process is on the same run, waits for its result. Raises VpError when the store cannot be written, NotAvailable
-    when data, weights or the device are missing.
+    While another process of this machine is on the same run, waits for its result. Raises VpError when the store cannot be read
+    or written, ConflictingResults when it has two results of the run that differ, NotAvailable when data, weights or the device
+    are missing.
     """
     key = run_key(run, seed, device)
-    path = result_path(run, key)
+    shelf, name = results_shelf(), result_name(run, key)
 
     def stored(set_aside: bool) -> Result | None:
-        return _stored(path, lambda: load_result(path, key), newer_than, set_aside)
+        return _stored(shelf, name, lambda: result_in(shelf.load(name), key, shelf.where(name)), newer_than, set_aside)
 
     if (found := stored(set_aside=False)) is not None:  # which a store that cannot be written has as well
         return found
-    with ExitStack() as held:
-        with writing_to(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(path.with_suffix(".lock"))
-            held.enter_context(patiently(lock, f"waiting: another process performs {run.name} (seed {seed}), for this one as well"))
+    with _one_at_a_time(shelf, name, f"waiting: another process performs {run.name} (seed {seed}), for this one as well"):
+        outdated = shelf.look([name]).get(name)
         if (found := stored(set_aside=True)) is not None:
             return found
-        _check_writable(path.parent)
-        trained = None
-        if run.weights_from:
-            trained = obtain(source_of(run), seed, device=device, newer_than=newer_than, progress=progress)
-        result = perform(run, seed, device, progress, trained)
-        save_result(path, result, key)
-        return result
+        _check_writable(shelf)
+        if (result := _unsent(name, key, newer_than)) is None:
+            trained = None
+            if run.weights_from:
+                trained = obtain(source_of(run), seed, device=device, newer_than=newer_than, progress=progress)
+            result = perform(run, seed, device, progress, trained)
+        return _keep(shelf, name, result, key, outdated)
+
+
+def stored_result(run: Run, seed: int = 0, *, device: str = "auto") -> Result | None:
+    """What `obtain` would read from the store; None where it would train. Raises VpError as `obtain` does."""
+    key = run_key(run, seed, device)
+    shelf, name = results_shelf(), result_name(run, key)
+    return _stored(shelf, name, lambda: result_in(shelf.load(name), key, shelf.where(name)), None, set_aside=False)
+
+
+@contextmanager
+def _one_at_a_time(shelf: Shelf, name: str, said: str) -> Iterator[None]:
+    """One process of this machine, or of all that share the folder, where its file system has locks."""
+    with ExitStack() as held:
+        with writing_to(shelf.locks):
+            shelf.locks.mkdir(parents=True, exist_ok=True)
+            if locks_work(shelf.locks):
+                lock = FileLock((shelf.locks / name).with_suffix(".lock"))
+                held.enter_context(patiently(lock, said))
+            else:
+                say_there_are_no_locks(shelf.locks)
+        yield
+
+
+def _stored(shelf: Shelf, name: str, read: Callable[[], T], newer_than: float | None, set_aside: bool = True) -> T | None:
+    """What is there and may be used; None where it has to be made. Only who holds its lock may set aside what is damaged."""
+    there = shelf.look([name, _conflicting(name, 1)])
+    if _conflicting(name, 1) in there:
+        raise _conflict(shelf, name, _conflicting(name, 1))
+    if name not in there or (newer_than is not None and there[name].since < newer_than):
+        return None
+    try:
+        return read()
+    except FileNotFoundError:
+        return None
+    except artifacts.CorruptArtifact as error:
+        if not set_aside:
+            return None
+        aside = shelf.set_aside(name)
+        warnings.warn(f"{error}; kept as {aside}, computed again", CorruptResultWarning, stacklevel=3)
+        return None
+
+
+def _check_writable(shelf: Shelf) -> None:
+    """Fail before the training, not after it."""
+    shelf.check_writable()
+
+
+def _keep(shelf: Shelf, name: str, result: Result, key: str, outdated: Version | None) -> Result:
+    """Store a result, and return what is stored: this one, or an equal one that another process or node was first to store."""
+    content = _content_of(result, key)
+    try:
+        kept = result if shelf.put(name, *content, over=outdated) else _agreed(shelf, name, result, key)
+    except ConflictingResults:
+        raise
+    except VpError as error:
+        raise VpError(f"{error}; {_keep_here(name, content)}") from error
+    for folder in unsent_folders():
+        with suppress(OSError):
+            (folder / name).unlink(missing_ok=True)
+    return kept
+
+
+def _agreed(shelf: Shelf, name: str, result: Result, key: str) -> Result:
+    """The result that is stored already, if it says the same as this one; else this one is stored beside it, and refused."""
+    first = result_in(shelf.load(name), key, shelf.where(name))
+    if same_numbers(first, result):
+        return first
+    for number in count(1):
+        other = _conflicting(name, number)
+        if shelf.put(other, *_content_of(result, key)):
+            break
+        if same_numbers(result_in(shelf.load(other), key, shelf.where(other)), result):
+            break
+    raise _conflict(shelf, name, other)
+
+
+def same_numbers(first: Result, second: Result) -> bool:
+    """Do two results of a run say the same: correctness image by image, weights bit by bit, history? Time and place may differ."""
+
+    def plain(result: Result) -> str:
+        return json.dumps([result.history, result.best_epoch, result.trained_parameters])
+
+    def tensors(result: Result) -> str:
+        return artifacts.content_hash({"correct_images": result.correct_images, **result.weights})
+
+    return plain(first) == plain(second) and tensors(first) == tensors(second)
+
+
+def _conflicting(name: str, number: int) -> str:
+    """Under which name a result is kept that differs from the one under `name`."""
+    return f"{Path(name).stem}-conflict-{number}.safetensors"
+
+
+def _conflict(shelf: Shelf, first: str, second: str) -> ConflictingResults:
+    notes = dict(shelf.notes([first, second]))
+    told = [f"{shelf.where(name)} (by {notes.get(name, {}).get('node', 'unknown')})" for name in (first, second)]
+    return ConflictingResults(
+        f"two results of one run differ, and both are kept: {' and '.join(told)}. Delete both, and it is computed again; or only "
+        "the second, to trust the first"
+    )
+
+
+# -- results that could not be stored ----------------------------------------------------------------------------------------
+
+
+def unsent_folders() -> list[Path]:
+    """Where results are kept that the store did not take: `unsent` in VP_HOME; where that is full, a folder of this user's among
+    temporary files."""
+    return [home() / "unsent", Path(tempfile.gettempdir()) / f"vp-unsent-{os.getuid() if hasattr(os, 'getuid') else ''}"]
+
+
+def _keep_here(name: str, content: Content) -> str:
+    """Keep a result on this machine; the sentence that says where."""
+    for folder in unsent_folders():
+        with suppress(VpError, OSError):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if _is_ours(folder):
+                artifacts.save(folder / name, *content)
+                return (
+                    f"nothing is lost: the result is kept as {folder / name}. When that is mended, `python -m vp send` stores it, "
+                    "and so does the next start of the run, which does not train again"
+                )
+    return f"the result is lost, for neither {' nor '.join(map(str, unsent_folders()))} can be written"
+
+
+def _is_ours(folder: Path) -> bool:
+    """Others may have made a folder of that name among temporary files."""
+    return not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()
+
+
+def _unsent(name: str, key: str, newer_than: float | None) -> Result | None:
+    """A result of an earlier training that could not be stored then."""
+    for folder in unsent_folders():
+        with suppress(OSError, artifacts.CorruptArtifact):
+            if _is_ours(folder) and (folder / name).stat().st_mtime >= (newer_than or 0):
+                return load_result(folder / name, key)
+    return None
+
+
+def send_unsent() -> list[str]:
+    """Store what could not be stored before; their names. Raises VpError as soon as one cannot be, which stays where it is."""
+    shelf, sent = results_shelf(), []
+    for path in [path for folder in unsent_folders() if folder.is_dir() for path in sorted(folder.glob("*.safetensors"))]:
+        if not _is_ours(path.parent):
+            continue
+        tensors, note = artifacts.load(path)
+        shelf.check_writable()
+        if not shelf.put(path.name, tensors, note):
+            _agreed(shelf, path.name, result_in((tensors, note), note["key"], str(path)), note["key"])
+        path.unlink()
+        sent.append(path.name)
+    return sent
+
+
+# -- listing ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A result in the store: its file name, its run's name, and the first 24 digits of its key."""
+
+    name: str
+    run: str
+    key: str
+    summary: dict[str, Any] | None = None  # as Result.summary, from the head of the file: its checksum is not asked
+
+
+def stored_results(prefix: str = "", summaries: bool = False) -> Iterator[Stored]:
+    """The results whose run's name begins with `prefix`, in the order of their names, without their tensors.
+
+    summaries: also read what each says of itself, which takes a file's opening each. Raises VpError where the store cannot be read.
+    """
+    shelf = results_shelf()
+    matches = (NAME_OF_A_RESULT.fullmatch(name) for name in shelf.names() if name.startswith(prefix))
+    found = sorted((match[0], match[1], match[2]) for match in matches if match and match[1] not in COSTS)
+    if not summaries:
+        yield from (Stored(*one) for one in found)
+        return
+    notes = shelf.notes(name for name, _, _ in found)
+    known = {name: (run, key) for name, run, key in found}
+    yield from (Stored(name, *known[name], note) for name, note in notes)
+
+
+# -- costs of networks -------------------------------------------------------------------------------------------------------
 
 
 def obtain_cost(name: str, device: torch.device, *, newer_than: float | None = None, **settings: Any) -> NetworkCost:
@@ -144,8 +365,9 @@ def obtain_cost(name: str, device: torch.device, *, newer_than: float | None = N
     where = {key: value for key, value in provenance(device).items() if key != "commit"}
     code = code_version(("vp.evaluation.cost", "vp.models.networks"))
     parts = [name, settings, where, platform.node(), code]
-    path = store_folder() / f"cost-{name}-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]}.safetensors"
-    if (stored := _stored(path, lambda: load_cost(path), newer_than)) is not None:
+    name_of = f"cost-{name}-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]}.safetensors"
+    path = store_folder() / name_of
+    if (stored := _stored(FolderShelf(path.parent), path.name, lambda: load_cost(path), newer_than)) is not None:
         return stored
     forget_prefixes()  # what they take of a GPU's memory, the network could not
     cost = network_cost(build_network(name, settings["image_px"], device), **settings)
@@ -158,29 +380,3 @@ def load_cost(path: Path) -> NetworkCost:
     _, note = artifacts.load(path)
     timings = {key: Timing(note[key]["batch"], tuple(note[key]["seconds"])) for key in ("without", "with_gradients")}
     return NetworkCost(**{**note, **timings})
-
-
-def _stored(path: Path, read: Callable[[], T], newer_than: float | None, set_aside: bool = True) -> T | None:
-    """What is there and may be used; None where it has to be made. Only who holds its lock may set aside what is damaged."""
-    try:
-        if newer_than is not None and path.stat().st_mtime < newer_than:
-            return None
-        return read()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except artifacts.CorruptArtifact as error:
-        if not set_aside:
-            return None
-        aside = path.with_suffix(f".corrupt-{time.time_ns()}")
-        with writing_to(path.parent):
-            os.replace(path, aside)
-        warnings.warn(f"{error}; kept as {aside.name}, computed again", CorruptResultWarning, stacklevel=3)
-        return None
-    except OSError as error:
-        raise VpError(f"cannot read {path} ({error.strerror or error}): check its permissions, or set VP_HOME elsewhere") from error
-
-
-def _check_writable(folder: Path) -> None:
-    """Fail before the training, not after it."""
-    with writing_to(folder), tempfile.TemporaryFile(dir=folder) as probe:
-        probe.write(bytes(2**20))  # more than most results take

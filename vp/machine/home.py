@@ -9,6 +9,8 @@ from pathlib import Path
 
 from vp.machine.errors import VpError
 
+STORE = "VP_STORE"
+
 
 def home() -> Path:
     """The folder of downloads, results and locks: `VP_HOME`, or `vp` in the user's cache folder."""
@@ -19,12 +21,25 @@ def home() -> Path:
 
 @contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """Turns an OSError in the context, a failed write below VP_HOME, into a VpError with the reason and the cure."""
+    """Turns an OSError in the context, a failed write below VP_HOME or VP_STORE, into a VpError with the reason and the cure."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or error
-        raise VpError(f"cannot write to {folder} ({reason}): free space or set VP_HOME to a folder you can write") from error
+        raise VpError(
+            f"cannot write to {folder} ({reason}): free space or set {variable_of(folder)} to a folder you can write"
+        ) from error
+
+
+def given_store() -> str:
+    """What `VP_STORE` says: a folder or the address of a bucket; empty where it is not set."""
+    return os.environ.get(STORE, "").strip()
+
+
+def variable_of(path: Path) -> str:
+    """Which variable moves `path` elsewhere: VP_STORE for what is below its folder, VP_HOME for all else."""
+    given = given_store()
+    return STORE if given and "://" not in given and path.is_relative_to(Path(given).expanduser()) else "VP_HOME"
 
 
 def given_bytes(variable: str, otherwise: float) -> float:

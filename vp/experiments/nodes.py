@@ -1,0 +1,43 @@
+"""What the nodes of a sweep must have in common, so that each of them makes the same results under the same keys."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+
+from vp.experiments.activations import CODE_OF_A_RUN
+from vp.machine.computed_once import code_version
+from vp.machine.errors import VpError
+from vp.machine.provenance import versions
+
+
+def code_here() -> dict[str, str]:
+    """What results depend on of this node's software: a hash of each module's statements, and the version of each package.
+
+    These go into the key of every result (vp.experiments.store.run_key). Plain values, to be sent to other nodes.
+    """
+    return {**{module: code_version((module,)) for module in CODE_OF_A_RUN}, **versions()}
+
+
+def check_same_code(expected: Mapping[str, str], driver: str = "the driver") -> None:
+    """Refuse to work on this node with other code or versions than `expected`, which is `code_here()` on the driver.
+
+    Raises VpError that names what differs and what to do.
+    """
+    here = code_here()
+    differing = sorted(name for name in {*expected, *here} if expected.get(name) != here.get(name))
+    if not differing:
+        return
+    modules = [name for name in differing if name.startswith("vp.")]
+    told = [
+        f"{name} {here.get(name, 'unknown')} here, {expected.get(name, 'unknown')} there"
+        for name in differing
+        if name not in modules
+    ]
+    if modules:
+        more = f" and {len(modules) - 3} more" if len(modules) > 3 else ""
+        told.insert(0, f"other code in {', '.join(modules[:3])}{more}")
+    raise VpError(
+        f"node {platform.node()} differs from {driver}: {'; '.join(told)}. Its results would have other keys: install the same "
+        "commit of vp and the same versions on all nodes"
+    )
