@@ -33,6 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--fresh", action="store_true", help="train again what the store already has")
     group.addoption("--accept", action="store_true", help="mini: write this run's numbers as expectations; the run still fails")
     full_scale.add_options(group)
+    group.addoption("--slow", action="store_true", help="also vp's own slow tests: whole sessions, browser, training, clusters")
     group.addoption("--results", type=Path, metavar="FILE", help="write the content of the writeup as JSON")
     conformance.add_options(group)
     group.addoption("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where to compute")
@@ -54,6 +55,9 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "purity: says that what is given stays as it was; with --impl it fails for a change in place"
     )
     config.addinivalue_line("markers", "alone: measures time or memory; no other test of this machine runs at the same time")
+    config.addinivalue_line(
+        "markers", "slow: a test of vp's own machinery that takes seconds; with --slow, and where its file is named"
+    )
     config.addinivalue_line("markers", "cluster: several nodes, or a bucket; NOT RUN without the extra `cluster`")
     config.addinivalue_line("markers", "browser: opens the page in chromium; NOT RUN without selenium, chromium and its driver")
     seeds = config.getoption("--seeds")
@@ -109,9 +113,28 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     )
     if scale == "mini" and config.args_source is pytest.Config.ArgsSource.TESTPATHS:
         # The miniature report is the report's sections; the machinery's own tests belong to the fast tier, unless asked for.
-        others = [item for item in items if not SECTION_FILE.match(item.path.name)]
-        config.hook.pytest_deselected(items=others)
-        items[:] = [item for item in items if SECTION_FILE.match(item.path.name)]
+        _keep(config, items, lambda item: bool(SECTION_FILE.match(item.path.name)))
+    elif _leaves_slow_tests_out(config):
+        _keep(config, items, lambda item: item.get_closest_marker("slow") is None)
+
+
+def _keep(config: pytest.Config, items: list[pytest.Item], wanted: Callable[[pytest.Item], bool]) -> None:
+    config.hook.pytest_deselected(items=[item for item in items if not wanted(item)])
+    items[:] = [item for item in items if wanted(item)]
+
+
+def _leaves_slow_tests_out(config: pytest.Config) -> bool:
+    """Unless they are asked for: by --slow, by their marker, or by the name of a file."""
+    asked = config.getoption("--slow") or "slow" in config.option.markexpr or "cluster" in config.option.markexpr
+    return not asked and config.args_source is pytest.Config.ArgsSource.TESTPATHS
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """What was left out is said."""
+    if config.getoption("--scale") == "full" and config.option.markexpr == "not gpu" and _leaves_slow_tests_out(config):
+        terminalreporter.write_line(
+            "left out: slow tests of vp's own machinery (whole sessions, a browser, training); --slow adds them"
+        )
 
 
 def _order(marker: pytest.Mark | None, scale: str) -> tuple[int, float]:
