@@ -171,7 +171,7 @@ class Foreign:
 
     def __init__(self, label: str, marks: Marks, limit_s: float) -> None:
         self.label, self.marks, self.limit_s = label, marks, limit_s
-        self.ground = _ground_of(label)
+        self.ground = _ground_of(label, marks.folder)
         self._targets: dict[str, Any] | None = None
         self._misnamed: tuple[str, ...] = ()
         self.calls = Calls()
@@ -242,11 +242,13 @@ class Foreign:
         return self._targets
 
 
-def _ground_of(label: str) -> Ground:
+def _ground_of(label: str, folder: Path) -> Ground:
     if course_folder(label) is not None:
         from tests.conformance.course.template import CourseGround  # which needs this module
 
-        return CourseGround(label)
+        scratch = folder.resolve() / f"scratch-{os.getpid()}"
+        scratch.mkdir(exist_ok=True)
+        return CourseGround(label, scratch)
     place, _ = split_label(label)
     return Ground(Path(place).resolve().parent if place.endswith(".py") else None)
 

@@ -52,8 +52,11 @@ class Part2:
             found["DeepPromptedCLIP"] = self.deep_prompted_clip
         if self.get("utils", "cosine_lr") is not None:
             found["learning_rate_at"] = self.learning_rate_at
-        if self.get("learner", "Learner") is not None:
-            found |= {"fit": self.fit, "train_and_evaluate": self.train_and_evaluate, "accuracy": self.accuracy}
+        learner = self.get("learner", "Learner")
+        if hasattr(learner, "evaluate"):
+            found["accuracy"] = self.accuracy
+            if hasattr(learner, "run"):
+                found |= {"fit": self.fit, "train_and_evaluate": self.train_and_evaluate}
         if all(self.get("cross_dataset", name) is not None for name in ("main", "Learner", "load_dataset")):
             found["union"] = self.union
         return found

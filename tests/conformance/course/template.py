@@ -40,11 +40,11 @@ class CourseGround(Ground):
     The template has a module `vp`: while its code runs, this package does not go by that name.
     """
 
-    def __init__(self, label: str) -> None:
+    def __init__(self, label: str, scratch: Path) -> None:
         super().__init__(None)
         self.parts = files.parts_of(Path(label.removeprefix(files.PREFIX)).resolve())
         self.path = [str(folder) for folder in dict.fromkeys(self.parts.values())]
-        self.bench, self.stubs = Bench(), Stubs()
+        self.bench, self.stubs = Bench(scratch), Stubs()
         self.notes = self.bench.notes
         self.modules = {**modules_of(self.bench)}
         sets = [cifar(f"CIFAR{count}", functools.partial(self.bench.classes, count)) for count in (10, 100)]
