@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conformance.course.args import Args, own_settings
+from tests.conformance.course.args import args_of, own_settings
 from tests.conformance.course.clip import OpenAICLIP
 from tests.conformance.course.files import parts_of
 from tests.conformance.foreign import Complaint, Foreign, GivenUp, Marks, NotClaimed
@@ -91,10 +91,11 @@ def test_other_towers_have_no_stand_in(vision: dict[str, Any]) -> None:
 def test_an_unknown_setting_is_none_and_told_of() -> None:
     """args.name that nobody knows gives None and a note; hasattr and getattr with a default see that it is missing."""
     told: list[str] = []
-    args = Args({"prompt_size": 3}, told.append)
+    args = args_of({"prompt_size": 3}, told.append)
     assert (args.prompt_size, hasattr(args, "dropout"), getattr(args, "dropout", 0.1)) == (3, False, 0.1)
     assert not told
     assert args.dropout is None
+    assert vars(args) == {"prompt_size": 3}
     assert told == ["args.dropout is no setting of the template, nor of parse_option: it was None"]
 
 
@@ -206,6 +207,22 @@ def test_nothing_is_downloaded_and_no_data_is_needed(tmp_path: Path) -> None:
     with pytest.raises(Complaint, match="OSError: nothing is downloaded while a solution is asked"):
         solution.Padding(2, 8)
     assert not list(ROOT.glob("left_here.txt"))
+
+
+def test_each_part_has_its_own_helpers(tmp_path: Path) -> None:
+    """Modules of one name beside each part are each part's own."""
+    files = {
+        "part1/cifar100_utils.py": "import helpers",
+        "part1/train.py": "import helpers\ndef get_model(num_classes): raise ValueError(helpers.whose)\ndef evaluate_model(): ...",
+        "part1/helpers.py": "whose = 'of part 1'",
+        "part2/vp.py": f"import helpers\n{PROMPT}        raise ValueError(helpers.whose)\n",
+        "part2/helpers.py": "whose = 'of part 2'",
+    }
+    solution = asked(tmp_path, files)
+    with pytest.raises(Complaint, match="of part 1"):
+        solution.new_head(torch.nn.Linear(1, 1), 2)
+    with pytest.raises(Complaint, match="of part 2"):
+        solution.Padding(3, 16)
 
 
 # -- defects ---------------------------------------------------------------------------------------------------------------------

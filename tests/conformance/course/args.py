@@ -7,6 +7,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 # What main.py and clipzs.py of the template ask for on the command line, and the course's values.
 DEFAULTS: dict[str, Any] = {
@@ -59,17 +60,25 @@ class Args(Namespace):
     `hasattr(args, name)` and `getattr(args, name, default)` find it missing, as they do on the solution's own command line.
     """
 
-    def __init__(self, settings: Mapping[str, Any], tell: Callable[[str], None]) -> None:
-        super().__init__(**settings)
-        self.__dict__["_tell"] = tell
-
     def __getattr__(self, name: str) -> Any:
         frame = sys._getframe(1)
         is_written_out = frame.f_code.co_code[frame.f_lasti] in _LOADS  # args.name, and no call of getattr
         if name.startswith("_") or not is_written_out:
             raise AttributeError(name)
-        self.__dict__["_tell"](f"args.{name} is no setting of the template, nor of parse_option: it was None")
+        _TELLS[self](f"args.{name} is no setting of the template, nor of parse_option: it was None")
         return None
+
+    __hash__ = object.__hash__
+
+
+_TELLS: WeakKeyDictionary[Args, Callable[[str], None]] = WeakKeyDictionary()  # beside args, whose vars() solutions write to files
+
+
+def args_of(settings: Mapping[str, Any], tell: Callable[[str], None]) -> Args:
+    """These settings; `tell` gets a sentence for each other one that is asked for."""
+    args = Args(**settings)
+    _TELLS[args] = tell
+    return args
 
 
 def own_settings(parse_option: Callable[[], Any]) -> dict[str, Any]:

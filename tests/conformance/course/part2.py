@@ -11,7 +11,7 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from tests.conformance.course.args import DEFAULTS, FIXED, Args, own_settings
+from tests.conformance.course.args import DEFAULTS, FIXED, Args, args_of, own_settings
 from tests.conformance.course.bench import PIXELS, Bench, Features, Held, Shown, copied, numbered
 from tests.conformance.course.part1 import Names
 from tests.conformance.course.position import Place, place_of_prompt
@@ -69,7 +69,9 @@ class Part2:
             parse_option = self.get(module, "parse_option")
             self._settings[module] = {} if parse_option is None else own_settings(parse_option)
         told = {"root": str(self.bench.scratch), "model_folder": str(self.bench.scratch), "visualize_prompt": False}
-        return Args(DEFAULTS | self._settings[module] | FIXED | told | changes, self.bench.tell)
+        if isinstance(known := self.get("vpt_model", "PROMPT_TYPES"), dict) and DEFAULTS["method"] not in known and known:
+            told["method"] = next(iter(known))
+        return args_of(DEFAULTS | self._settings[module] | FIXED | told | changes, self.bench.tell)
 
     def _prompt(self, own: str) -> Callable[..., nn.Module]:
         def prompt(size: int, image_size: int) -> nn.Module:
@@ -139,7 +141,7 @@ class Part2:
         if self._by_learner:
             try:
                 with torch.random.fork_rng(devices=[]), self._learner(prompt_type, **settings) as learner:
-                    return self._model_of(learner)
+                    return _holding(settings.get("prompt"), self._model_of(learner))
             except Exception as error:  # what is wrong with it is said where training is asked about
                 self.bench.tell(f"models are built without learner.py, which raised {type(error).__name__}: {error}")
                 self._by_learner = False
@@ -154,7 +156,7 @@ class Part2:
         kind = self.get(module, *CLASSES[prompt_type])
         args = self.args(prompt_type=prompt_type, text_prompt_template=template, **settings)
         with self._prompts(prompt):
-            return self._fitting(kind(args, self._set(), template=template))
+            return self._fitting(_holding(prompt, kind(args, self._set(), template=template)))
 
     @contextmanager
     def _prompts(self, prompt: nn.Module | None) -> Iterator[None]:
@@ -165,12 +167,19 @@ class Part2:
             yield
 
     def _fitting(self, model: nn.Module) -> nn.Module:
-        """A deep prompt of the width of ViT-B/32 is cut to that of the model, which is smaller here."""
-        width = getattr(getattr(self.bench.clip_model(), "visual", None), "transformer", None)
+        """A deep prompt of the width of ViT-B/32 is cut to that of the model, which is smaller here; one in float16 is cast."""
+        clip_model = self.bench.clip_model()
+        width = getattr(getattr(getattr(clip_model, "visual", None), "transformer", None), "width", None)
         for name, parameter in list(model.named_parameters(recurse=False)):
-            if width is not None and parameter.ndim and parameter.shape[-1] == HARD_CODED != width.width:
+            values = parameter.detach()
+            if width is not None and values.ndim and values.shape[-1] == HARD_CODED != width:
                 self.bench.tell(f"{name} has the width of ViT-B/32 written down, {HARD_CODED}: it was cut to the model's")
-                setattr(model, name, nn.Parameter(parameter.detach()[..., : width.width].clone()))
+                values = values[..., :width].clone()
+            if values.dtype == torch.float16 != clip_model.dtype:
+                self.bench.tell(f"{name} is in float16, whatever the model is in: it was cast")
+                values = values.to(clip_model.dtype)
+            if values.shape != parameter.shape or values.dtype != parameter.dtype:
+                setattr(model, name, nn.Parameter(values))
         return model
 
     def _set(self) -> Shown:
@@ -317,6 +326,13 @@ class Part2:
         rows = learner.clip.text_features.argmax(dim=1).tolist()
         found = [listed[row] if row < len(listed) else "?" for row in rows]
         return pixels, torch.tensor(kept), [name for name in found if name not in fillers]
+
+
+def _holding(prompt: nn.Module | None, model: nn.Module) -> nn.Module:
+    """A model whose prompt is this one, where its class took another."""
+    if prompt is not None and getattr(model, "prompt_learner", prompt) is not prompt:
+        model.prompt_learner = prompt
+    return model
 
 
 class Inference(nn.Module):

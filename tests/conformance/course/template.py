@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import io
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -63,8 +64,8 @@ class CourseGround(Ground):
     def _is_own(self, name: str, module: ModuleType) -> bool:
         if name in self.modules or name in self.stubs.made:
             return True
-        place = getattr(module, "__file__", None)
-        return place is not None and any(Path(place).is_relative_to(folder) for folder in self.path)
+        place = getattr(module, "__file__", None) or ""
+        return super()._is_own(name, module) or (name == "vp" and any(Path(place).is_relative_to(one) for one in self.path))
 
     def load(self, why: Callable[[BaseException], str]) -> Names:
         """The specification's names that the folder has, each a function that calls the solution's own code.
@@ -73,6 +74,7 @@ class CourseGround(Ground):
         """
         modules: dict[str, ModuleType] = {}
         broken: dict[str, str] = {}
+        aside: dict[str, ModuleType] = {}
         for part, place in self.parts.items():
             for file in files.PART1 if part == "part1" else files.PART2:
                 name = file.removesuffix(".py")
@@ -81,6 +83,14 @@ class CourseGround(Ground):
                         modules[name] = _imported(name, place)
                     except (Exception, SystemExit) as error:
                         broken[name] = f"{file} {why(error)}"
+            # Each part may have a module `utils`.
+            here = [
+                name
+                for name, module in sys.modules.items()
+                if (getattr(module, "__file__", "") or "").startswith(f"{place}{os.sep}")
+            ]
+            aside.update({name: sys.modules.pop(name) for name in here})
+        sys.modules.update(aside)
         if broken and not modules.keys() & {file.removesuffix(".py") for file in files.TELLING}:
             raise Complaint("; ".join(broken.values()))
         found = _both(part1.names(modules, self.bench), Part2(modules, self.bench).names(), modules)
