@@ -6,6 +6,7 @@ import functools
 import importlib.abc
 import importlib.machinery
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
@@ -141,6 +142,9 @@ class Replacements:
             (torch.hub, "load", network),
             (torch.hub, "load_state_dict_from_url", refuse),
             (torch.hub, "download_url_to_file", refuse),
+            (torch.hub, "urlopen", refuse),
+            (urllib.request, "urlopen", refuse),
+            (urllib.request, "urlretrieve", refuse),
             (torch, "load", _loaded(torch.load)),
             (DataLoader, "__init__", _in_this_process(DataLoader.__init__)),
         ]
