@@ -11,6 +11,7 @@ import torch
 from tests.conformance.course.args import args_of, own_settings
 from tests.conformance.course.clip import OpenAICLIP
 from tests.conformance.course.files import parts_of
+from tests.conformance.course.position import TOKENS, place_of_prompt
 from tests.conformance.foreign import Complaint, Foreign, GivenUp, Marks, NotClaimed
 from tests.conformance.plugin import _unusable
 from tests.support.course_solutions import RIGHT, SOLUTIONS, misjudged, write
@@ -207,6 +208,49 @@ def test_nothing_is_downloaded_and_no_data_is_needed(tmp_path: Path) -> None:
     with pytest.raises(Complaint, match="OSError: nothing is downloaded while a solution is asked"):
         solution.Padding(2, 8)
     assert not list(ROOT.glob("left_here.txt"))
+
+
+class Prompted(torch.nn.Module):
+    """A deep-prompted tower that runs its blocks itself, with n tokens at a place before block 1, and reads one token."""
+
+    def __init__(self, clip_model: OpenAICLIP, n: int, position: str, read: int, runs: int = 1) -> None:
+        super().__init__()
+        self.clip_model, self.position, self.read, self.runs = clip_model, position, read, runs
+        self.tokens = torch.nn.Parameter(torch.randn(n, 1, 16))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        visual = self.clip_model.visual
+        x = visual.conv1(images).flatten(2).transpose(1, 2)
+        x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], dim=1) + visual.positional_embedding
+        x = visual.ln_pre(x).transpose(0, 1)
+        for index, block in enumerate(visual.transformer.resblocks):
+            if index == 1:
+                at = {"front": 0, "after_class": 1, "back": len(x), "nowhere": 0}[self.position]
+                tokens = self.tokens.expand(-1, x.shape[1], -1)[: 0 if self.position == "nowhere" else None]
+                x = torch.cat([x[:at], tokens, x[at:]])
+            for _ in range(self.runs):
+                x = block(x)
+        return visual.ln_post(x[self.read])
+
+
+@pytest.mark.parametrize(
+    ("position", "read", "expected"),
+    [
+        ("back", 0, ("back", "class")),
+        ("after_class", 0, ("after_class", "class")),
+        ("front", 0, ("front", "first")),
+        ("front", TOKENS, ("front", "class")),
+        ("nowhere", 0, ("back", "class")),
+    ],
+)
+@pytest.mark.parametrize("runs", [1, 2])
+def test_where_prompts_stand_and_what_is_read_is_found_out(position: str, read: int, expected: tuple[str, str], runs: int) -> None:
+    """The position and the readout that the code has are seen in one forward, whatever else is wrong with it."""
+    clip_model = OpenAICLIP(small_model())
+    found = place_of_prompt(lambda n: Prompted(clip_model, n, position, read, runs), clip_model)
+    assert (found.position, found.readout) == expected
+    assert expected in found.supported
+    assert len(found.supported) == (1 if position == "front" else 2)  # behind the class token both readouts are one
 
 
 def test_each_part_has_its_own_helpers(tmp_path: Path) -> None:

@@ -149,6 +149,18 @@ SOLUTIONS = {
         edits=(("part2/clipzs.py", "text_features / text_features.norm(dim=-1,", "text_features / text_features.norm(dim=0,"),),
         files=("part2/clipzs.py", "part2/utils.py"),
     ),
+    "nothing_frozen": Solution(
+        "CLIP trains with its prompt.",
+        "test_nothing_but_the_prompt_gets_a_gradient",
+        edits=(
+            (
+                "part2/learner.py",
+                'param.requires_grad = "prompt_learner" in name or "deep_prompt" in name',
+                "param.requires_grad = True",
+            ),
+        ),
+        files=(*VISUAL, *DEEP, "part2/learner.py", "part2/dataset.py", "part2/utils.py"),
+    ),
     "noise_clamped": Solution(
         "Noisy images are cut to [0, 1].",
         "test_noise_cuts_nothing_off",
