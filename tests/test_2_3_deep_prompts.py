@@ -290,7 +290,7 @@ deep_settings = {"seed": seeds, "block": blocks, "position": positions, "readout
 @given(n=counts, **deep_settings)
 def test_the_sequence_has_n_more_tokens_from_block_k_on(impl, seed: int, n: int, block: int, position, readout) -> None:
     """The sequence has L tokens before block k and L + n from block k on."""
-    backbone, images = deepcopy(small()), images_from(seed, 2)
+    backbone, images = deepcopy(small()), images_from(seed, 1)
     seen = watch_blocks(backbone)
     model = prompted(impl, backbone, seed, n, block, position, readout)
     seen.clear()
@@ -299,7 +299,8 @@ def test_the_sequence_has_n_more_tokens_from_block_k_on(impl, seed: int, n: int,
         agree(logits, defined(small(), seed, n, block, position, readout, images), "logits", atol=1e-4)
         return
     for index in range(BLOCKS):
-        length = sum(values for at, values in seen if at == index) / (len(images) * WIDTH)  # in any layout, in any parts
+        # In any layout; of several runs the longest, for that a block runs once is said elsewhere.
+        length = max((values for at, values in seen if at == index), default=0) / WIDTH
         expected = LENGTH + n * (index >= block)
         assert length == expected, (
             f"with n = {n} from block {block} on, block {index} has {length:g} tokens of an image: expected {expected}"

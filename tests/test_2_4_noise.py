@@ -72,15 +72,15 @@ def test_noise_cuts_nothing_off(impl, std: float, seed: int) -> None:
 @given(seed=seeds, batch=st.integers(1, 5))
 def test_std_0_is_the_identity(impl, seed: int, batch: int) -> None:
     """Noise of std 0 changes nothing."""
-    images = tensor(seed, batch, 3, 8, 8)
+    images = tensor(seed, batch, 3, 8, 8).sigmoid()  # that nothing is cut off is said elsewhere
     agree(impl.gaussian_noise(images, 0.0, 0), images, "images with noise of std 0", atol=0, rtol=0)
 
 
 @pytest.mark.specifies("gaussian_noise")
-@given(std=stds, seed=st.integers(0, 1000))
+@given(std=st.floats(0.01, 0.1), seed=st.integers(0, 1000))
 def test_the_same_seed_gives_the_same_noise(impl, std: float, seed: int) -> None:
     """The same seed gives the same noise again, whatever was drawn in between, and to other images, too."""
-    images, other = tensor(3, 6, 3, 8, 8), tensor(4, 6, 3, 8, 8)
+    images, other = (0.5 + tensor(of, 6, 3, 8, 8).clamp(-3, 3) / 100 for of in (3, 4))  # nothing reaches 0 or 1
     torch.manual_seed(1)
     first = impl.gaussian_noise(images, std, seed) - images
     torch.manual_seed(2)

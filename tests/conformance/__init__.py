@@ -6,7 +6,8 @@ foreign    importing a solution and calling it, watched: time, exceptions, chang
 options    --impl and --time-limit
 plugin     the pytest side: which tests are asked, in processes of their own
 table      what came of it: a table a section, on the terminal, as JSON and in the HTML report
-examples   a solution of the course's template, and the adapter that it takes
+course     a folder of the course's template as it is, without an adapter: --impl=course:FOLDER
+examples   a folder of the course's template; a solution in other signatures, and the adapter that it takes
 
 Rules for tests marked `specifies`: behaviour only, no attribute or message of ours; what is judged is computed by no code of vp;
 assertions say in words what is wrong; what a solution is given (a model, a tensor) is its own, for it may keep it.

@@ -75,6 +75,7 @@ def described(value: Any) -> str:
     if callable(value):
         return getattr(value, "__name__", type(value).__name__)
     text = repr(value) if isinstance(value, bool | int | float | str | None) else f"{type(value).__name__} {value!r}"
+    text = " ".join(text.split())  # in a line
     return text if len(text) <= 60 else f"{text[:60]}…"
 
 

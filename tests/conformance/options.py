@@ -20,7 +20,7 @@ def add_options(group: pytest.OptionGroup) -> None:
         "--impl",
         action="append",
         metavar="SOLUTION",
-        help="ask the specification of this file.py, module, or either:object, in place of vp; may be given several times",
+        help="ask the specification of this file.py, module, either:object, or course:FOLDER; may be given several times",
     )
     group.addoption("--time-limit", type=float, default=10.0, metavar="S", help="with --impl: seconds for one call of a solution")
 

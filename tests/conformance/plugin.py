@@ -15,6 +15,8 @@ import hypothesis
 import pytest
 
 from tests.conformance import table
+from tests.conformance.course.files import course_folder
+from tests.conformance.course.files import unusable as unusable_folder
 from tests.conformance.options import names_of, split_label, write_results
 
 ROW = "vp_row"
@@ -23,6 +25,7 @@ FAILING_EXAMPLES = "_hypothesis_failing_examples"  # of hypothesis's pytest plug
 EXAMPLES = 15  # of each statement: on two cores, a complete solution is to take less than a minute
 UNSHRUNK = "unshrunk"  # --hypothesis-profile: half as many examples, and counterexamples as they are found, which is quicker
 TOLD = "told"  # the mark of a solution that does not import, once a row says so
+MOST_DECLINED = 40  # examples in a row that a solution may decline before a statement is not claimed
 MAX_WORDS = 600  # of a counterexample
 MAX_PRINTED = 2000  # characters of what a solution printed
 
@@ -247,6 +250,8 @@ def _narrowing(test: Any, calls: Any) -> Iterator[None]:
             if not error.is_declined:
                 raise
             calls.declines(str(error))
+            if not calls.judged and len(calls.declined) >= MOST_DECLINED:
+                raise  # nothing seems to be left, and all that is drawn takes time
             hypothesis.reject()
         except (hypothesis.errors.UnsatisfiedAssumption, hypothesis.errors.StopTest):
             raise
@@ -264,6 +269,8 @@ def _narrowing(test: Any, calls: Any) -> Iterator[None]:
 
 def _unusable(label: str) -> str:
     """Why a label cannot be a solution, known before a worker starts; "" where it may be one."""
+    if course_folder(label) is not None:
+        return unusable_folder(label)
     place, _ = split_label(label)
     if not place:
         return "it names nothing: give a .py file, a module, or either:object"

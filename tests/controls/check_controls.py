@@ -13,11 +13,19 @@ import pytest
 from tests.conformance.names import NAMES
 from tests.conformance.plugin import UNSHRUNK
 from tests.controls import MODULES, catalogue
+from tests.support.course_solutions import SOLUTIONS, misjudged, write
 from tests.support.sessions import conform
 
 A_HANDFUL = 5  # other tests that may reject a control, too
 EQUIVALENTS = "tests.controls.equivalents"
-RIGHT = [EQUIVALENTS, f"{EQUIVALENTS}:by_hooks", f"{EQUIVALENTS}:by_weights", "tests/conformance/examples/course_adapter.py"]
+COURSE = "course:tests/conformance/examples/course"
+RIGHT = [
+    EQUIVALENTS,
+    f"{EQUIVALENTS}:by_hooks",
+    f"{EQUIVALENTS}:by_weights",
+    "tests/conformance/examples/course_adapter.py",
+    COURSE,
+]
 
 
 def rejecting(solution: dict[str, Any]) -> set[str]:
@@ -53,3 +61,11 @@ def test_correct_implementations_unlike_ours_are_accepted(tmp_path: Path) -> Non
         assert not rejecting(solution), (solution["solution"], rejecting(solution))
         assert solution["holds"]
     assert {name for section in whole["sections"] for row in section["rows"] for name in row["names"]} == {*NAMES}
+
+
+def test_defects_of_the_courses_template_are_rejected_one_by_one(tmp_path: Path) -> None:
+    """Each folder of the template with one defect fails the test named for it, at most three in all, and right ones none."""
+    labels = [f"--impl={write(name, tmp_path, whole=True)}" for name in SOLUTIONS]
+    asked = conform(tmp_path / "course.json", f"--hypothesis-profile={UNSHRUNK}", *labels)
+    assert len(asked) == len(SOLUTIONS)
+    assert not (wrong := misjudged(asked)), "\n".join(wrong)

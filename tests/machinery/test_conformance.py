@@ -611,6 +611,7 @@ def test_a_solution_that_cannot_be_imported_is_one_row(tmp_path: Path, code: str
         (["--impl=README.md"], "it is no Python file"),
         (["--impl="], "it names nothing: give a .py file"),
         (["--impl=os", "--time-limit=0"], "give seconds above 0"),
+        (["--impl=course:nowhere"], "--impl course:nowhere: there is no folder nowhere"),
         (["--impl=mine.ipynb"], "give a .py file (`jupyter nbconvert --to script mine.ipynb` makes one)"),
     ],
 )
