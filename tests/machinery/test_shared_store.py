@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -582,6 +583,23 @@ def assert_refused_before_training(performer: Performer, says: str) -> None:
     assert performer.count == 0
 
 
+def test_a_folder_that_may_not_be_written_is_refused_before_training(
+    place: str, performer: Performer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No permission to write to a shared folder is one line that names it and VP_STORE; what is there is read all the same."""
+    obtain(RUN, 4)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    assert same(obtain(RUN, 4), result_of(4))
+    performer.log.unlink()
+    assert_refused_before_training(
+        performer, rf"^cannot write to {place} \(Permission denied\): .*set VP_STORE to a folder you can write"
+    )
+
+
 @pytest.mark.parametrize("place", ["memory"], indirect=True)
 def test_a_bucket_that_may_not_be_written_is_refused_before_training(
     place: str, performer: Performer, monkeypatch: pytest.MonkeyPatch
@@ -595,6 +613,17 @@ def test_a_bucket_that_may_not_be_written_is_refused_before_training(
     assert_refused_before_training(
         performer, r"^cannot write memory://shared/prefix \(Access Denied\): its credentials must permit"
     )
+
+
+@pytest.mark.parametrize("place", ["memory", S3], indirect=True)
+def test_a_bucket_without_a_prefix_is_a_store(place: str, performer: Performer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole bucket may be the store; whether it can be written is asked once."""
+    monkeypatch.setenv("VP_STORE", place.removesuffix("/some/prefix").removesuffix("/prefix"))
+    for _ in range(2):
+        assert [same(obtain(RUN, seed), result_of(seed)) for seed in (3, 4)] == [True, True]
+    assert performer.count == 2
+    assert [one.name for one in stored_results()] == [name_of(3), name_of(4)]
+    assert shelves._check_once.cache_info().misses == 1
 
 
 @pytest.mark.parametrize("place", ["memory"], indirect=True)
