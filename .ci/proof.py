@@ -131,7 +131,12 @@ def main() -> int:
     (out / "logs").mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch) / "home"
-        environment = os.environ | {"VP_HOME": str(home), "PYTHONUNBUFFERED": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        environment = os.environ | {
+            "VP_HOME": str(home),
+            "VP_STORE": "",
+            "PYTHONUNBUFFERED": "1",
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        }
         proof: dict[str, Any] = {"date": date.today().isoformat(), "provenance": where, "rehearsed": given.rehearse, "steps": {}}
         for name, (command, limit_s) in steps(given.device, given.rehearse, scratch).items():
             if given.only and name not in given.only:

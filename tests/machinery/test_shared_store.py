@@ -12,8 +12,10 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -358,13 +360,14 @@ def test_a_damaged_result_of_a_shared_store_is_set_aside(shelf: Shelf, performer
 
 
 @pytest.mark.parametrize("place", KINDS, indirect=True)
-def test_an_outdated_result_of_a_shared_store_is_replaced(place: str, performer: Performer) -> None:
+def test_an_outdated_result_of_a_shared_store_is_replaced(shelf: Shelf, performer: Performer) -> None:
     """With a start time, an older result is performed again and the newer one takes its place, once."""
     obtain(RUN, 3)
-    asked = time.time() + 1.5
-    assert same(obtain(RUN, 3, newer_than=asked - 60), result_of(3))
+    written = shelf.look([name_of(3)])[name_of(3)].since
+    assert same(obtain(RUN, 3, newer_than=written), result_of(3))
     assert performer.count == 1
-    time.sleep(max(0.0, asked + 0.01 - time.time()))
+    asked = written + 0.01
+    time.sleep(max(0.0, asked + 0.01 - time.time()))  # S3 tells whole seconds
     for _ in range(2):
         assert same(obtain(RUN, 3, newer_than=asked), result_of(3))
     assert performer.count == 2
@@ -393,7 +396,7 @@ def outcomes_of_two_nodes(performer: Performer, tmp_path: Path, differ: bool) ->
             own = store.perform
             store.perform = lambda *given: replace(own(*given), best_epoch=os.getpid())
         try:
-            file_locks.warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")
             obtain(RUN, 3)
         except ConflictingResults:
             sys.exit(1)
@@ -507,7 +510,8 @@ def test_a_killed_upload_leaves_nothing_visible(shelf: Shelf, place: str) -> Non
 def assert_one_is_kept_without_locks(shelf: Shelf, performer: Performer) -> None:
     with pytest.warns(NoLocksWarning, match="each train it; their results are compared, and one is kept"):
         obtain(RUN, 3)
-    obtain(RUN, 4)  # a second warning would be an error
+    with warnings.catch_warnings(action="error"):
+        obtain(RUN, 4)
     performer.before_it_ends = lambda: put(shelf, replace(result_of(5), seconds=2.0), 5)
     assert obtain(RUN, 5).seconds == 2
     assert performer.count == 3
@@ -579,6 +583,23 @@ def assert_refused_before_training(performer: Performer, says: str) -> None:
     assert performer.count == 0
 
 
+def test_a_folder_that_may_not_be_written_is_refused_before_training(
+    place: str, performer: Performer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No permission to write to a shared folder is one line that names it and VP_STORE; what is there is read all the same."""
+    obtain(RUN, 4)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    assert same(obtain(RUN, 4), result_of(4))
+    performer.log.unlink()
+    assert_refused_before_training(
+        performer, rf"^cannot write to {place} \(Permission denied\): .*set VP_STORE to a folder you can write"
+    )
+
+
 @pytest.mark.parametrize("place", ["memory"], indirect=True)
 def test_a_bucket_that_may_not_be_written_is_refused_before_training(
     place: str, performer: Performer, monkeypatch: pytest.MonkeyPatch
@@ -592,6 +613,17 @@ def test_a_bucket_that_may_not_be_written_is_refused_before_training(
     assert_refused_before_training(
         performer, r"^cannot write memory://shared/prefix \(Access Denied\): its credentials must permit"
     )
+
+
+@pytest.mark.parametrize("place", ["memory", S3], indirect=True)
+def test_a_bucket_without_a_prefix_is_a_store(place: str, performer: Performer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole bucket may be the store; whether it can be written is asked once."""
+    monkeypatch.setenv("VP_STORE", place.removesuffix("/some/prefix").removesuffix("/prefix"))
+    for _ in range(2):
+        assert [same(obtain(RUN, seed), result_of(seed)) for seed in (3, 4)] == [True, True]
+    assert performer.count == 2
+    assert [one.name for one in stored_results()] == [name_of(3), name_of(4)]
+    assert shelves._check_once.cache_info().misses == 1
 
 
 @pytest.mark.parametrize("place", ["memory"], indirect=True)
@@ -625,9 +657,10 @@ def test_a_bucket_that_cannot_be_reached_is_refused_before_training(
     else:
         monkeypatch.delenv("AWS_ACCESS_KEY_ID")
         monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    s3fs.S3FileSystem.clear_instance_cache()
-    assert_refused_before_training(performer, says)
-    s3fs.S3FileSystem.clear_instance_cache()
+    for check in (lambda: assert_refused_before_training(performer, says), lambda: None):
+        s3fs.S3FileSystem.clear_instance_cache()  # clients that were made before know another server
+        shelves._session.cache_clear()
+        check()
 
 
 @pytest.fixture(params=["folder", "memory"])
@@ -745,11 +778,13 @@ def test_results_are_listed_by_name_and_prefix(shelf: Shelf, performer: Performe
     assert [one["seed"] for one in json.loads(capsys.readouterr().out)] == [3, 4]
 
 
-def test_an_empty_store_lists_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_store_lists_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A store that nothing was written to yet is empty, not an error."""
     for place in ("", "memory://nothing/there"):
         monkeypatch.setenv("VP_STORE", place)
         assert [*stored_results()] == []
+        assert main(["list", "--stored", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out) == []
 
 
 # -- artifacts as bytes ----------------------------------------------------------------------------------------------------

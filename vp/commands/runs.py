@@ -29,8 +29,11 @@ def list_runs(arguments: Namespace) -> None:
 
 def _list_stored(as_json: bool) -> None:
     if as_json:
-        found = [{"name": one.name, "key": one.key, **(one.summary or {})} for one in stored_results(summaries=True)]
-        print(json.dumps(found, indent=2))
+        separator = "["
+        for one in stored_results(summaries=True):  # printed one by one: many may not fit into memory together
+            print(separator, json.dumps({"name": one.name, "key": one.key, **(one.summary or {})}, indent=2), sep="\n")
+            separator = ","
+        print("[]" if separator == "[" else "]")
         return
     for one in stored_results():
         print(f"{one.run:<30} {one.key}")

@@ -94,7 +94,7 @@ def _code_of(method: Method) -> str:
 
 
 def store_folder() -> Path:
-    """The folder of results: that of VP_STORE, or `results` in VP_HOME, where costs of networks stay when VP_STORE is a bucket."""
+    """The folder of results: that of VP_STORE, or `results` in VP_HOME, also where VP_STORE is a bucket."""
     shelf = results_shelf()
     return shelf.folder if isinstance(shelf, FolderShelf) else home() / "results"
 
@@ -224,7 +224,7 @@ def _keep(shelf: Shelf, name: str, result: Result, key: str, outdated: Version |
         kept = result if shelf.put(name, *content, over=outdated) else _agreed(shelf, name, result, key)
     except ConflictingResults:
         raise
-    except VpError as error:
+    except (VpError, OSError) as error:
         raise VpError(f"{error}; {_keep_here(name, content)}") from error
     for folder in unsent_folders():
         with suppress(OSError):
@@ -366,7 +366,7 @@ def obtain_cost(name: str, device: torch.device, *, newer_than: float | None = N
     code = code_version(("vp.evaluation.cost", "vp.models.networks"))
     parts = [name, settings, where, platform.node(), code]
     name_of = f"cost-{name}-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]}.safetensors"
-    path = store_folder() / name_of
+    path = home() / "results" / name_of  # times are this machine's, whoever else shares its results
     if (stored := _stored(FolderShelf(path.parent), path.name, lambda: load_cost(path), newer_than)) is not None:
         return stored
     forget_prefixes()  # what they take of a GPU's memory, the network could not
