@@ -42,6 +42,22 @@ class RandomPatchPrompter(nn.Module):
         return x + prompt
 """
 
+LAYOUT_OF_2022 = (
+    ("vpt_model.py", "class VisualPromptCLIP", "class CustomCLIP"),
+    ("learner.py", "from dpt_model import DeepPromptCLIP\n", ""),
+    ("learner.py", "from vpt_model import VisualPromptCLIP", "from vpt_model import CustomCLIP"),
+    (
+        "learner.py",
+        '        if args.prompt_type == "visual_prompt":\n            self.clip = VisualPromptCLIP',
+        "        self.clip = CustomCLIP",
+    ),
+    (
+        "learner.py",
+        "        else:\n            self.clip = DeepPromptCLIP(args, self.test_dataset, template=args.text_prompt_template)\n",
+        "",
+    ),
+)
+
 
 @dataclass(frozen=True)
 class Solution:
@@ -66,22 +82,6 @@ SOLUTIONS = {
     ),
     "layout_of_2022": Solution(
         "All files in one folder, CustomCLIP, a Learner with vpt, a random patch, no deep prompts.",
-        edits=(
-            ("vpt_model.py", "class VisualPromptCLIP", "class CustomCLIP"),
-            ("learner.py", "from dpt_model import DeepPromptCLIP\n", ""),
-            ("learner.py", "from vpt_model import VisualPromptCLIP", "from vpt_model import CustomCLIP"),
-            (
-                "learner.py",
-                '        if args.prompt_type == "visual_prompt":\n            self.clip = VisualPromptCLIP',
-                "        self.clip = CustomCLIP",
-            ),
-            (
-                "learner.py",
-                "        else:\n"
-                "            self.clip = DeepPromptCLIP(args, self.test_dataset, template=args.text_prompt_template)\n",
-                "",
-            ),
-        ),
         is_of_2022=True,
     ),
     "one_place_for_the_batch": Solution(
@@ -208,7 +208,7 @@ def write(name: str, folder: Path, *, whole: bool) -> str:
     if solution.is_of_2022:
         texts = {file.partition("/")[2]: text for file, text in texts.items() if file != "part2/dpt_model.py"}
         texts["vp.py"] += RANDOM_PATCH
-    for file, before, after in solution.edits:
+    for file, before, after in (*(LAYOUT_OF_2022 if solution.is_of_2022 else ()), *solution.edits):
         assert texts[file].count(before) == 1, f"{name}: {file} has {before!r} {texts[file].count(before)} times"
         texts[file] = texts[file].replace(before, after)
     if solution.is_of_2022:

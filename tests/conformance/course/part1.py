@@ -87,15 +87,14 @@ def train_model(
 
 
 def noise_of(kinds: Sequence[Callable[..., Any]]) -> Callable[[Tensor, float, int], Tensor]:
-    """The template's AddGaussianNoise, given one image after the other, as a set's transform is; those of both parts in turn."""
+    """The template's AddGaussianNoise, given one image after the other, as a set's transform is; of two the seed tells which."""
 
     def gaussian_noise(images: Tensor, std: float, seed: int) -> Tensor:
         seed_all(seed)
-        add = []
-        for kind in kinds:
-            options = {"always_apply": True} if "always_apply" in inspect.signature(kind).parameters else {}
-            add.append(kind(mean=0.0, std=std, **options))
-        return torch.stack([add[number % len(add)](image) for number, image in enumerate(images)])
+        kind = kinds[seed % len(kinds)]
+        options = {"always_apply": True} if "always_apply" in inspect.signature(kind).parameters else {}
+        add = kind(mean=0.0, std=std, **options)
+        return torch.stack([add(image) for image in images])
 
     return gaussian_noise
 
