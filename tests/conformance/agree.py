@@ -12,8 +12,11 @@ from torch import Tensor
 def agree(found: Any, expected: Any, what: str, *, atol: float = 1e-5, rtol: float = 1e-4) -> None:
     """Raises AssertionError, `what` and the entry that differs most, unless |found - expected| <= atol + rtol |expected|.
 
-    Precision and layout of numbers are an implementation's own business: float64 is what is compared.
+    Precision and layout of numbers are an implementation's own business: float64 is what is compared. Half precision is held to
+    what it can tell apart, for that it is less than was given is one mistake, told once.
     """
+    if getattr(found, "dtype", None) in (torch.float16, torch.bfloat16):  # a mistake that has a row of its own
+        atol, rtol = (max(one, 4 * torch.finfo(found.dtype).eps) for one in (atol, rtol))
     found, expected = numbers(found).detach(), numbers(expected).detach()
     assert found.shape == expected.shape, f"{what}: got shape {tuple(found.shape)}, expected {tuple(expected.shape)}"
     off = (found - expected).abs() - (atol + rtol * expected.abs())

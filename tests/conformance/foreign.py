@@ -7,6 +7,7 @@ ends a test worker only; `Marks` on the disk tell the next worker, so that nothi
 
 from __future__ import annotations
 
+import copy
 import difflib
 import faulthandler
 import hashlib
@@ -18,12 +19,11 @@ import os
 import re
 import signal
 import sys
-import sysconfig
 import threading
 import traceback
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from functools import cache
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -35,11 +35,16 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
+from tests.conformance.conduct import GRADIENTS, MODULES, PRECISION, PROJECT, RANDOM_NUMBERS, Conduct, is_installed
 from tests.conformance.course.files import course_folder
+from tests.conformance.judge import Guard
+from tests.conformance.lent import Gradients, Streams, lost_precision
 from tests.conformance.names import NAMES, Check, described
 from tests.conformance.options import split_label
+from tests.conformance.plain import plain
 
 GRACE_S = 5.0  # from the first, polite end of a call to that of its process
+TAMPERED_MARK = "tampered"  # of a solution that changed the judge
 IMPORT_LIMITS = 6  # how many limits of a call an import may take
 
 
@@ -69,11 +74,14 @@ class Ground:
     Two solutions may each have a module `utils`, and one may switch gradients off: neither reaches the other, or the tests.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, conduct: Conduct) -> None:
         self.path = [] if folder is None else [str(folder)]
+        self.conduct = conduct
         self.modules: dict[str, ModuleType] = {}
         self.settings = _Settings()
         self.notes: dict[str, None] = {}  # what whoever asks should know of the solution
+        if folder is not None and folder.is_dir() and not conduct.trusted:
+            self.settings.folder = str(folder)
 
     @contextmanager
     def enter(self, seconds: float) -> Iterator[None]:
@@ -83,26 +91,38 @@ class Ground:
             raise _TooLong
 
         politely = hasattr(signal, "SIGALRM") and threading.current_thread() is threading.main_thread()
-        ours, path, before = _Settings(), [*sys.path], set(sys.modules) if self.path else set()
+        ours, path = _Settings(), [*sys.path]
         handler = signal.signal(signal.SIGALRM, interrupt) if politely else None
         faulthandler.dump_traceback_later(seconds + GRACE_S, exit=True, file=_nowhere())
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), self.conduct.watched(), self._own_modules():
                 warnings.simplefilter("ignore")  # a warning is an error in these tests, but the solution's own business
                 sys.path[:0] = self.path
-                sys.modules.update(self.modules)
                 self.settings.restore()
-                if politely:
-                    signal.setitimer(signal.ITIMER_REAL, seconds)
-                yield
+                try:
+                    if politely:
+                        signal.setitimer(signal.ITIMER_REAL, seconds)
+                    yield
+                finally:
+                    if politely:
+                        signal.setitimer(signal.ITIMER_REAL, 0)
+                    self.settings = _Settings()
         finally:
             if politely:
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 signal.signal(signal.SIGALRM, handler)
             faulthandler.cancel_dump_traceback_later()
-            self.settings = _Settings()
             ours.restore()
             sys.path[:] = path
+
+    @contextmanager
+    def _own_modules(self) -> Iterator[None]:
+        """Modules in the solution's folder are there for its own code alone."""
+        before = set(sys.modules) if self.path else set()
+        sys.modules.update(self.modules)
+        try:
+            yield
+        finally:
             if self.path and len(sys.modules) > len(before):
                 new = [name for name in sys.modules if name not in before and self._is_own(name, sys.modules[name])]
                 self.modules.update({name: sys.modules.pop(name) for name in new})
@@ -110,13 +130,9 @@ class Ground:
     def _is_own(self, name: str, module: ModuleType) -> bool:
         """Does it lie in the solution's folder? What is installed there, as in `.venv`, and this project are everybody's."""
         place = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
-        if place is None or name.partition(".")[0] in ("vp", "tests") or _is_installed(Path(place)):
+        if place is None or is_installed(Path(place)) or any(Path(place).is_relative_to(PROJECT / one) for one in MODULES):
             return False
         return any(Path(place).is_relative_to(folder) for folder in self.path)
-
-
-def _is_installed(file: Path) -> bool:
-    return not {"site-packages", "dist-packages"}.isdisjoint(file.parts) or file.is_relative_to(sysconfig.get_path("stdlib"))
 
 
 class _Settings:
@@ -171,10 +187,20 @@ class Foreign:
 
     def __init__(self, label: str, marks: Marks, limit_s: float) -> None:
         self.label, self.marks, self.limit_s = label, marks, limit_s
-        self.ground = _ground_of(label, marks.folder)
+        place, holder = split_label(label)
+        course = course_folder(label)
+        file = Path(place).resolve() if place.endswith(".py") and course is None else None
+        self._place = f"{file}:{holder}" if file and holder else str(file) if file else label
+        own, folder = course.resolve() if course else file, course.resolve() if course else file.parent if file else None
+        trusted = any(own.is_relative_to(PROJECT / one) for one in MODULES) if own else place.partition(".")[0] in MODULES
+        self.conduct = Conduct(folder or _folder_of(place), trusted, private=(marks.folder.parent.resolve(),))
+        self.ground = _course_ground(course.resolve(), self.conduct) if course else Ground(folder, self.conduct)
+        self.guard: Guard | None = None  # of the judge, where it shares the process
+        self._tokenizers: dict[int, tuple[Any, Any]] = {}
         self._targets: dict[str, Any] | None = None
         self._misnamed: tuple[str, ...] = ()
         self.calls = Calls()
+        self.reseeds: set[str] = set()  # whose random numbers it was seen to seed
         self.impure: dict[str, str] = {}  # of each name that changed what it was given: the first such call, in words
 
     @property
@@ -211,11 +237,36 @@ class Foreign:
     def _holder(self, limit_s: float) -> Any:
         """What holds its names."""
         if course_folder(self.label) is None:
-            return load(self.label)
+            return load(self._place)
         return self.ground.load(lambda error: _why(error, limit_s))  # type: ignore[attr-defined]
 
+    @property
+    def tampered(self) -> str:
+        """How it was found to change the judge, in this process or another; "" if it was not."""
+        return self.marks.left(TAMPERED_MARK)
+
+    def lent(self, value: Any) -> Any:
+        """What it is given in place of `value`: a copy of what it must not change; of a tokenizer, which is slow to copy, always
+        the same one. Modules are its own, for the tests hold others."""
+        if type(value).__module__ != "open_clip.tokenizer" or self.conduct.trusted:
+            return _copied(value)
+        if id(value) not in self._tokenizers:
+            self._tokenizers[id(value)] = value, copy.deepcopy(value)
+        return self._tokenizers[id(value)][1]
+
+    def judged_honestly(self) -> None:
+        """Raises GivenUp when the judge is not what it was."""
+        if self.guard is not None and not self.guard.holds():
+            self.accuse(self.guard.inspect())
+
+    def accuse(self, words: str) -> None:
+        """Raises GivenUp, here and in all other processes, if there are words of how the judge was changed."""
+        if words:
+            self.marks.leave(TAMPERED_MARK, words)
+            raise GivenUp(words)
+
     def _imported(self) -> dict[str, Any]:
-        if words := self.marks.left("import"):
+        if words := self.marks.left("import") or ("" if self.is_imported else self.tampered):
             raise GivenUp(words)
         if self._targets is None:
             with FileLock(self.marks.folder / "import.lock"):
@@ -224,7 +275,7 @@ class Foreign:
                     raise GivenUp(words)
                 self.marks.leave("importing", "does not import: it ended the process, or ran too long")
                 out, err = io.StringIO(), io.StringIO()
-                limit_s = IMPORT_LIMITS * self.limit_s
+                limit_s, streams, self.conduct.is_import = IMPORT_LIMITS * self.limit_s, Streams(), True
                 try:
                     with self.ground.enter(limit_s), redirect_stdout(out), redirect_stderr(err):
                         holder = self._holder(limit_s)
@@ -236,21 +287,20 @@ class Foreign:
                     self.marks.leave("import", words)
                     raise GivenUp(words) from None
                 finally:
+                    self.conduct.is_import = False
+                    streams.restore()  # a script may seed, at its beginning
                     self.marks.clear("importing")
+                if self.guard is not None:
+                    self.accuse(self.guard.inspect(of_examples=True))
                 if out.getvalue() or err.getvalue():
                     self.marks.leave("printed", "yes")
         return self._targets
 
 
-def _ground_of(label: str, folder: Path) -> Ground:
-    if course_folder(label) is not None:
-        from tests.conformance.course.template import CourseGround  # which needs this module
+def _course_ground(folder: Path, conduct: Conduct) -> Ground:
+    from tests.conformance.course.template import CourseGround  # which needs this module
 
-        scratch = folder.resolve() / f"scratch-{os.getpid()}"
-        scratch.mkdir(exist_ok=True)
-        return CourseGround(label, scratch)
-    place, _ = split_label(label)
-    return Ground(Path(place).resolve().parent if place.endswith(".py") else None)
+    return CourseGround(folder, conduct)
 
 
 def load(label: str) -> Any:
@@ -274,6 +324,15 @@ def load(label: str) -> Any:
     if (holder := _get(module, attribute)) is None:
         raise Complaint(f"{place} has no {attribute!r}")
     return holder
+
+
+def _folder_of(module: str) -> Path | None:
+    """Where a module's package lies, or the module itself."""
+    with suppress(ImportError, ValueError):
+        spec = importlib.util.find_spec(module.partition(".")[0])
+        if spec and spec.origin and Path(spec.origin).is_file():
+            return Path(spec.origin).resolve().parent
+    return None
 
 
 def _misnamed(holder: Any, had: Collection[str]) -> Iterator[str]:
@@ -358,7 +417,7 @@ def _declines(error: BaseException, settings: Mapping[str, Any]) -> bool:
     """
     if isinstance(error, NotImplementedError):
         frames = traceback.extract_tb(error.__traceback__)
-        return not _OF_TORCH.search(str(error)) and not _is_installed(Path(frames[-1].filename))
+        return not _OF_TORCH.search(str(error)) and not is_installed(Path(frames[-1].filename))
     kinds = [word for name, value in settings.items() if isinstance(value, str) for word in (name, value)]
     named = any(re.search(rf"\b{re.escape(kind)}\b", str(error)) for kind in kinds)
     return isinstance(error, ValueError) and bool(named or _DECLINES.search(str(error)))
@@ -370,6 +429,7 @@ class Watched:
     def __init__(self, solution: Foreign, name: str, target: Any) -> None:
         self.solution, self.name, self.target = solution, name, target
         self.mark = f"name-{name}"
+        self._reseeds = solution.reseeds
 
     def __call__(self, *given: Any) -> Any:
         if not callable(self.target):
@@ -399,30 +459,49 @@ class Watched:
         given = tuple(_dense(one) for one in given)
         if target is self.target:
             self.solution.calls.add(self._settings(given))
-        lent = [_copied(one) for one in given]
-        before = [_snapshot(one) for one in lent]
+        lent = [self.solution.lent(one) for one in given]
+        before, streams, gradients = [_snapshot(one) for one in lent], Streams(), Gradients(given, lent)
         told = f"{name}({', '.join(described(one) for one in given)})"
+        error: BaseException | None = None
         try:
             with self.solution.ground.enter(self.solution.limit_s):
                 found = target(*(one._module if isinstance(one, WatchedModule) else one for one in lent))
-        except _TooLong:
+        except BaseException as caught:
+            error = caught
+        self.solution.judged_honestly()
+        self._settle(told, target is self.target, streams, gradients)
+        if isinstance(error, _TooLong):
             words = f"{told} did not come to an end in {self.solution.limit_s:g} s (--time-limit)"
             self.solution.marks.leave(self.mark, f"{words}; not tried again")
-            raise GivenUp(words) from None
-        except BaseException as error:
+            raise GivenUp(words)
+        if error is not None:
             if _declines(error, self._settings(given) if target is self.target else {}):
                 how = "not implemented" if isinstance(error, NotImplementedError) else "declined"
-                raise NotClaimed(f"{told} is {how}{f': {error}' if str(error) else ''}", is_declined=True) from None
+                raise NotClaimed(f"{told} is {how}{f': {error}' if str(error) else ''}", is_declined=True)
             unfit = isinstance(error, TypeError) and not _frames(error)  # of an __init__ that inspect did not see
             hint = f": {self._called_as()}" if unfit and target is self.target else ""
-            raise Complaint(f"{told} {_why(error, self.solution.limit_s)}{hint}") from None
+            raise Complaint(f"{told} {_why(error, self.solution.limit_s)}{hint}")
         for one, own, kept in zip(given, lent, before, strict=True):
             if _changed(own, kept):
                 words = f"{told} changed {described(one)} that it was given: expected it to stay as it was"
                 self.solution.impure.setdefault(self.name, words)
-        if check and (wrong := check(found, *given)):
+        found, wrong = plain(found)
+        if wrong or (check and (wrong := check(found, *given))):
             raise Complaint(f"{told} {wrong}")
+        if kind := lost_precision(found, given):
+            self.solution.conduct.saw(PRECISION, f"{told} gave {kind}")
         return found
+
+    def _settle(self, told: str, is_name: bool, streams: Streams, gradients: Gradients) -> None:
+        """What a call did to random numbers and gradients is undone, and told once: other statements do not fail for it."""
+        conduct = self.solution.conduct
+        if reseeded := streams.reseeded(self._reseeds):
+            self._reseeds |= reseeded
+            streams.restore(reseeded)
+            if not (is_name and "seed" in NAMES[self.name].call):
+                conduct.saw(RANDOM_NUMBERS, f"{told} reseeded the random numbers of {', '.join(sorted(reseeded))}")
+        if spoilt := gradients.spoilt():
+            conduct.saw(GRADIENTS, f"{told} {spoilt} that it was given")
 
 
 class WatchedModule:

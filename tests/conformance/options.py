@@ -22,6 +22,11 @@ def add_options(group: pytest.OptionGroup) -> None:
         metavar="SOLUTION",
         help="ask the specification of this file.py, module, either:object, or course:FOLDER; may be given several times",
     )
+    group.addoption(
+        "--isolated",
+        action="store_true",
+        help="with --impl: workers run as another user, without a network, the project read-only, as far as the system allows it",
+    )
     group.addoption("--time-limit", type=float, default=10.0, metavar="S", help="with --impl: seconds for one call of a solution")
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 import re
 import tempfile
+import unittest
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from tests.conformance import table
+from tests.conformance import isolation, table
 from tests.conformance.course.files import course_folder
 from tests.conformance.course.files import unusable as unusable_folder
 from tests.conformance.options import names_of, split_label, write_results
@@ -27,6 +29,17 @@ UNSHRUNK = "unshrunk"  # --hypothesis-profile: half as many examples, and counte
 TOLD = "told"  # the mark of a solution that does not import, once a row says so
 MOST_DECLINED = 40  # examples in a row that a solution may decline before a statement is not claimed
 MAX_WORDS = 600  # of a counterexample
+TAMPERED = "the judge was tampered with"
+NO_VERDICTS = (  # with which code could end a test, or all of them
+    pytest.skip.Exception,
+    pytest.exit.Exception,
+    pytest.xfail.Exception,
+    unittest.SkipTest,
+    KeyboardInterrupt,
+    SystemExit,
+    hypothesis.errors.UnsatisfiedAssumption,
+    hypothesis.errors.StopTest,
+)
 MAX_PRINTED = 2000  # characters of what a solution printed
 
 
@@ -39,6 +52,8 @@ class Conformance:
         self.is_worker = hasattr(config, "workerinput")
         self.rows: dict[str, table.Row] = {}
         self._asked: dict[str, Any] = {}
+        self._guard: Any = None
+        self.isolated, self._worker_spec, self._workers_user = "", "", 0
         if config.getoption("--time-limit") <= 0:
             raise pytest.UsageError(f"--time-limit {config.getoption('--time-limit')}: give seconds above 0")
         if not self.is_worker:
@@ -47,6 +62,8 @@ class Conformance:
                     raise pytest.UsageError(f"--impl {label}: {complaint}")
             self._scratch = tempfile.TemporaryDirectory(prefix="vp-conformance-")
             self.marks = Path(self._scratch.name)
+            if config.getoption("--isolated"):
+                self._isolate()
             config.option.tbstyle, config.option.reportchars = "no", ""  # the table says all of it, in words
         else:
             self.marks = Path(config.workerinput["vp_marks"])
@@ -69,9 +86,35 @@ class Conformance:
         )
         hypothesis.settings.load_profile(UNSHRUNK if config.getoption("--hypothesis-profile") == UNSHRUNK else "conformance")
 
+    def _isolate(self) -> None:
+        """Find out what workers can be kept from, before any of them starts."""
+        if not getattr(self.config.option, "numprocesses", None):
+            raise pytest.UsageError("--isolated needs workers, which are processes of their own: give -n 1 or more, and no --pdb")
+        files = [Path(place).resolve() for place, _ in map(split_label, self.solutions) if place.endswith(".py")]
+        reads = isolation.needed(files)
+        found = isolation.not_isolated(self.config.rootpath, reads)
+        self.isolated = isolation.in_words(found)
+        if all(found.values()):
+            raise pytest.UsageError(f"--isolated: nothing can be isolated here: {self.isolated}")
+        self._worker_spec = isolation.worker_spec(self.config.rootpath, reads)
+        if not found["user"]:  # what that user writes
+            self.config.option.basetemp = str(self.marks / "tmp")
+            self.marks.chmod(0o711)
+            os.chown(self.marks, isolation.NOBODY, isolation.NOBODY)
+            self._workers_user = isolation.NOBODY
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_setupnodes(self, specs: list[Any]) -> None:
+        if self._worker_spec:
+            import execnet
+
+            specs[:] = [execnet.XSpec(self._worker_spec) for _ in specs]
+
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         node.workerinput["vp_marks"] = str(self.marks)
+        if self._workers_user:
+            os.chown(node.config._tmp_path_factory.getbasetemp(), self._workers_user, self._workers_user)
 
     def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
         """Files that specify no public name need not be read."""
@@ -95,9 +138,36 @@ class Conformance:
             self._asked[label] = Foreign(label, Marks(self.marks, label), self.config.getoption("--time-limit"))
         return self._asked[label]
 
+    def guarded(self, item: pytest.Item) -> Any:
+        """The solution of a test, and the judge under guard from before it is imported."""
+        from tests.conformance.conduct import Leftovers, adopt_orphans
+        from tests.conformance.judge import Guard
+
+        solution = self.solution(item.callspec.params["impl"])  # type: ignore[attr-defined]
+        if solution.conduct.trusted or solution.guard is not None:
+            return solution
+        if self._guard is None:
+            if self.is_worker:
+                adopt_orphans()
+            self._guard, self._leftovers = Guard(self.config.pluginmanager, item.session.items), Leftovers()
+        solution.guard = self._guard
+        return solution
+
+    def _inspect(self, solution: Any, *, is_last: bool) -> None:
+        """After a statement was asked. Raises GivenUp where the judge is not what it was; ends a worker in which it stays so."""
+        if solution.guard is None:
+            return
+        self._leftovers.look(solution.conduct)
+        words = solution.guard.inspect(of_statements=is_last)
+        if words and solution.guard.is_beyond_repair and self.is_worker:
+            solution.marks.leave("tampered", words)
+            os._exit(1)
+        solution.accuse(words)
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
         """What a solution that is imported does not claim costs a report, and no fixture."""
+        self._next = nextitem
         row = self._row(item)
         solution = self.solution(row["solution"])
         if (broken := solution.marks.left("import")) and solution.marks.left(TOLD):
@@ -131,6 +201,7 @@ class Conformance:
             "printed": False,
             "narrowed": "",
             "impure": (),
+            "conduct": (),
             "claims": solution.names if (solution := self.solution(parameters["impl"])).is_imported else (),
             "misnamed": solution.misnamed if solution.is_imported else (),
             "printed_at_import": solution.printed,
@@ -139,22 +210,33 @@ class Conformance:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Iterator[None]:
         """Names that a solution does not have are not claimed: nothing of ours stands in. What it declines is not asked."""
-        from tests.conformance.foreign import NotClaimed
+        from tests.conformance.foreign import GivenUp, NotClaimed
 
-        solution = self.solution(pyfuncitem.callspec.params["impl"])
+        solution = self.guarded(pyfuncitem)
         solution.calls.begin()
         solution.impure.clear()
+        if solution.tampered:
+            raise GivenUp(solution.tampered)
         if {*names_of(pyfuncitem)} - {*solution.names}:
             raise NotClaimed
-        with _narrowing(pyfuncitem.obj, solution.calls):
+        with _narrowing(pyfuncitem.obj, solution):
             try:
                 return (yield)
+            except NO_VERDICTS as error:
+                _complain(solution, error)
+                raise
             except hypothesis.errors.Unsatisfiable:  # what was drawn is declined; explicit examples may have been judged
                 if not solution.calls.declined or not solution.calls.judged:
                     raise
             finally:
+                self._inspect(solution, is_last=self._is_last(pyfuncitem))
                 if solution.calls.declined and not solution.calls.judged:
                     raise NotClaimed(solution.calls.declined[0][1], is_declined=True)
+
+    def _is_last(self, item: pytest.Item) -> bool:
+        """Is this the last statement that a solution is asked in this process?"""
+        following = self._next
+        return following is None or following.callspec.params["impl"] != item.callspec.params["impl"]  # type: ignore[attr-defined]
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[Any]:
@@ -167,6 +249,7 @@ class Conformance:
             if call.when == "call" and row["verdict"] != table.NOT_CLAIMED:
                 row["narrowed"] = solution.calls.narrowed()
             row["impure"] = tuple(solution.impure.values()) if call.when == "call" else ()
+            row["conduct"] = solution.conduct.take() if call.when == "call" else ()
             if row["impure"] and row["verdict"] == table.PASS and item.get_closest_marker("purity"):
                 row["verdict"], row["words"], report.outcome = table.FAIL, row["impure"][0], "failed"
             marks = solution.marks
@@ -186,7 +269,8 @@ class Conformance:
         if self.is_worker:
             return
         if given := getattr(report, ROW, None):
-            row = table.Row(**{**given, **{key: tuple(given[key]) for key in ("names", "claims", "misnamed", "impure")}})
+            told = {key: tuple(given[key]) for key in ("names", "claims", "misnamed", "impure")}
+            row = table.Row(**{**given, **told, "conduct": tuple((rule, words) for rule, words in given["conduct"])})
             if report.when == "teardown" and report.outcome == "passed":
                 return
             self.rows[report.nodeid] = row
@@ -205,15 +289,27 @@ class Conformance:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if self.is_worker:
             return
+        self.content = table.content(self.solutions, self._honest())
         self._scratch.cleanup()
-        self.content = table.content(self.solutions, list(self.rows.values()))
         self.complaint = write_results(self.config.getoption("--results"), self.content)
         if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
             good = all(one["holds"] for one in self.content) and not self.complaint
             session.exitstatus = pytest.ExitCode.OK if good else pytest.ExitCode.TESTS_FAILED
 
+    def _honest(self) -> list[table.Row]:
+        """The rows, where those of a solution that changed the judge say so, whatever it was found to be before."""
+        found = []
+        for label in self.solutions:
+            rows = [row for row in self.rows.values() if row.solution == label]
+            told = [row.words for row in rows if row.words.startswith(TAMPERED)]
+            words = next(iter(told), "") or self.solution(label).tampered
+            found += table.tampered(rows, words) if words else rows
+        return found
+
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if not self.is_worker:
+            if self.isolated:
+                terminalreporter.write_line(self.isolated, yellow="NOT isolated" in self.isolated)
             for line, colour in table.lines(getattr(self, "content", [])):
                 terminalreporter.write_line(line, **({colour: True} if colour else {}))
             if complaint := getattr(self, "complaint", ""):
@@ -231,10 +327,11 @@ class Conformance:
 
 
 @contextmanager
-def _narrowing(test: Any, calls: Any) -> Iterator[None]:
+def _narrowing(test: Any, solution: Any) -> Iterator[None]:
     """Examples that a solution declines are no examples: Hypothesis draws others."""
     from tests.conformance.foreign import NotClaimed
 
+    calls = solution.calls
     handle = getattr(test, "hypothesis", None)
     if handle is None:
         yield
@@ -253,7 +350,8 @@ def _narrowing(test: Any, calls: Any) -> Iterator[None]:
             if not calls.judged and len(calls.declined) >= MOST_DECLINED:
                 raise  # nothing seems to be left, and all that is drawn takes time
             hypothesis.reject()
-        except (hypothesis.errors.UnsatisfiedAssumption, hypothesis.errors.StopTest):
+        except (hypothesis.errors.UnsatisfiedAssumption, hypothesis.errors.StopTest) as error:
+            _complain(solution, error)
             raise
         except BaseException:
             calls.end()
@@ -265,6 +363,17 @@ def _narrowing(test: Any, calls: Any) -> Iterator[None]:
         yield
     finally:
         handle.inner_test = inner
+
+
+def _complain(solution: Any, error: BaseException) -> None:
+    """A solution's code that the tests run beside its calls, such as its `parameters`, ends no test and rejects no example."""
+    from tests.conformance.foreign import Complaint
+
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if last is not None and solution.conduct.owns(last.tb_frame.f_code):
+        raise Complaint(f"raised {type(error).__name__}, which is not for a solution to raise") from None
 
 
 def _unusable(label: str) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from html import escape
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from tests.conformance.conduct import RULES
 from tests.conformance.names import NAMES
 
 PASS, FAIL, NOT_CLAIMED = "pass", "fail", "not claimed"
@@ -32,6 +33,7 @@ class Row:
     printed_at_import: bool = False
     narrowed: str = ""  # of which settings alone it was asked
     impure: tuple[str, ...] = ()  # what was changed in place while it was asked
+    conduct: tuple[tuple[str, str], ...] = ()  # rules that it broke meanwhile (conduct.RULES), each with what it did
     misnamed: tuple[str, ...] = ()  # what the solution has nearly by a name that it lacks
 
     @property
@@ -50,8 +52,11 @@ def content(solutions: list[str], rows: list[Row]) -> Content:
         own += _purity(own)
         failed = {row.words for row in own if row.verdict == FAIL}
         problem = next(iter(failed)) if len(failed) == 1 and next(iter(failed)).startswith("does not import") else ""
+        own += _conduct(own) if not problem else []
         asked = [row for row in own if row.verdict != NOT_CLAIMED] if not problem else []
         claimed = {name for row in own for name in row.claims} | {name for row in asked for name in row.names}
+        if not problem and not asked and any(row.words and not row.words.startswith("not claimed") for row in own):
+            problem = f"declines all that it is asked, such as {next(row.words for row in own if row.words)}"
         if not problem and not claimed:
             problem = f"claims nothing: expected any of {', '.join(NAMES)}"
         misnamed = sorted({one for row in own for one in row.misnamed})
@@ -114,6 +119,25 @@ def _purity(rows: list[Row]) -> list[Row]:
         for name, row in changed.items()
         if name not in told
     ]
+
+
+def _conduct(rows: list[Row]) -> list[Row]:
+    """For each rule that a solution broke one row, which fails; all other statements are judged as if it had not."""
+    seen = {rule: (row, words) for row in sorted(rows, key=lambda row: row.test, reverse=True) for rule, words in row.conduct}
+    changes = {"verdict": FAIL, "printed": False, "narrowed": "", "impure": (), "conduct": ()}
+    return [
+        row.but(test=f"tests/conformance/conduct.py::{rule}", statement=RULES[rule], words=words, **changes)
+        for rule, (row, words) in seen.items()
+    ]
+
+
+def tampered(rows: Iterable[Row], words: str) -> list[Row]:
+    """The rows of a solution that changed the judge: nothing that was found out about it counts."""
+    known = [*rows]
+    claimed = {name for row in known for name in row.claims}
+    its_own = [not claimed or claimed >= {*row.names} for row in known]
+    told = [row.but(verdict=FAIL, words=words, narrowed="", impure=(), conduct=()) for row in known]
+    return [new if own else old for new, old, own in zip(told, known, its_own, strict=True)]
 
 
 def _declined(row: Row, claimed: set[str]) -> Row:

@@ -129,6 +129,9 @@ def _in_this_process(init: Callable[..., None]) -> Callable[..., None]:
     return as_one
 
 
+INHERITED = object()
+
+
 class Replacements:
     """Attributes of torch and torchvision that are others while a solution's code runs."""
 
@@ -150,7 +153,7 @@ class Replacements:
         ]
         if not torch.cuda.is_available():
             new += [(torch.Tensor, "cuda", _as_it_is), (nn.Module, "cuda", _as_it_is)]
-        self._new = [(owner, name, value, getattr(owner, name)) for owner, name, value in new]
+        self._new = [(owner, name, value, vars(owner).get(name, INHERITED)) for owner, name, value in new]
 
     @contextmanager
     def made(self) -> Iterator[None]:
@@ -160,7 +163,10 @@ class Replacements:
             yield
         finally:
             for owner, name, _, before in self._new:
-                setattr(owner, name, before)
+                if before is INHERITED:
+                    delattr(owner, name)
+                else:
+                    setattr(owner, name, before)
 
 
 @contextmanager

@@ -6,13 +6,17 @@ import functools
 import importlib
 import io
 import os
+import shutil
 import sys
+import tempfile
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from tests.conformance.conduct import Conduct
 from tests.conformance.course import files, part1
 from tests.conformance.course.absent import Replacements, Stubs, cifar, found_first
 from tests.conformance.course.bench import Bench
@@ -41,10 +45,13 @@ class CourseGround(Ground):
     The template has a module `vp`: while its code runs, this package does not go by that name.
     """
 
-    def __init__(self, label: str, scratch: Path) -> None:
-        super().__init__(None)
-        self.parts = files.parts_of(Path(label.removeprefix(files.PREFIX)).resolve())
+    def __init__(self, folder: Path, conduct: Conduct) -> None:
+        super().__init__(None, conduct)
+        self.parts = files.parts_of(folder)
+        conduct.places += tuple(self.parts.values())
         self.path = [str(folder) for folder in dict.fromkeys(self.parts.values())]
+        scratch = Path(tempfile.mkdtemp(prefix="vp-course-")).resolve()
+        weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
         self.bench, self.stubs = Bench(scratch), Stubs()
         self.notes = self.bench.notes
         self.modules = {**modules_of(self.bench)}
