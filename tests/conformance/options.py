@@ -13,6 +13,7 @@ import pytest
 from vp.machine.devices import usable_cores
 
 WORKERS = 2
+SPECIFIES = "@pytest.mark.specifies("
 
 
 def add_options(group: pytest.OptionGroup) -> None:
@@ -23,6 +24,7 @@ def add_options(group: pytest.OptionGroup) -> None:
         help="ask the specification of this file.py, module, or either:object, in place of vp; may be given several times",
     )
     group.addoption("--time-limit", type=float, default=10.0, metavar="S", help="with --impl: seconds for one call of a solution")
+    group.addoption("--scores", type=Path, metavar="FILE", help="with --impl: points for sections, names or statements (TOML)")
 
 
 def write_results(path: Path | None, content: Any) -> str:
@@ -52,6 +54,8 @@ def names_of(item: pytest.Item) -> tuple[str, ...]:
 
 def use_workers(config: pytest.Config) -> None:
     """Foreign code runs in workers only, which may die: unless the caller says otherwise, two of them."""
+    if config.getoption("--scores") and not config.getoption("--impl"):
+        raise pytest.UsageError("--scores gives points to a solution: name one with --impl")
     if not config.getoption("--impl") or hasattr(config, "workerinput"):
         return
     option = config.option

@@ -15,10 +15,10 @@ import hypothesis
 import pytest
 
 from tests.conformance import table
-from tests.conformance.options import names_of, split_label, write_results
+from tests.conformance.options import SPECIFIES, names_of, split_label, write_results
+from tests.conformance.scores import ScoresError, award, read_scores
 
 ROW = "vp_row"
-SPECIFIES = "@pytest.mark.specifies("
 FAILING_EXAMPLES = "_hypothesis_failing_examples"  # of hypothesis's pytest plugin, which would make a patch of our tests from them
 EXAMPLES = 15  # of each statement: on two cores, a complete solution is to take less than a minute
 UNSHRUNK = "unshrunk"  # --hypothesis-profile: half as many examples, and counterexamples as they are found, which is quicker
@@ -42,6 +42,10 @@ class Conformance:
             for label in self.solutions:
                 if complaint := _unusable(label):
                     raise pytest.UsageError(f"--impl {label}: {complaint}")
+            try:
+                self.scores = read_scores(file) if (file := config.getoption("--scores")) else None
+            except ScoresError as error:
+                raise pytest.UsageError(f"--scores {error}") from None
             self._scratch = tempfile.TemporaryDirectory(prefix="vp-conformance-")
             self.marks = Path(self._scratch.name)
             config.option.tbstyle, config.option.reportchars = "no", ""  # the table says all of it, in words
@@ -204,6 +208,7 @@ class Conformance:
             return
         self._scratch.cleanup()
         self.content = table.content(self.solutions, list(self.rows.values()))
+        self.notes = award(self.content, self.scores) if self.scores else []
         self.complaint = write_results(self.config.getoption("--results"), self.content)
         if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
             good = all(one["holds"] for one in self.content) and not self.complaint
@@ -213,6 +218,8 @@ class Conformance:
         if not self.is_worker:
             for line, colour in table.lines(getattr(self, "content", [])):
                 terminalreporter.write_line(line, **({colour: True} if colour else {}))
+            for note in getattr(self, "notes", []):
+                terminalreporter.write_line(f"--scores: {note}", yellow=True)
             if complaint := getattr(self, "complaint", ""):
                 terminalreporter.write_line(complaint, red=True)
 

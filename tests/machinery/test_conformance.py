@@ -492,7 +492,7 @@ def test_the_page_marks_verdicts_and_says_a_mistake_once() -> None:
     assert page.count("<span class='verdict contradicted'>fail</span>") == 2
     assert page.count("<span class='verdict reproduced'>pass</span>") == 1
     assert page.count("is off") == 1
-    assert page.count("<span class='truth'>as above</span>") == 1
+    assert page.count("<span class='truth'>as above: <a href='#section-0-2.2-") == 1
 
 
 def test_a_name_that_is_nearly_right_is_told(solution) -> None:

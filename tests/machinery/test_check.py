@@ -1,0 +1,277 @@
+"""`python -m vp check`: points, formats, what is a solution, and sessions that run unattended."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.conformance import formats, table
+from tests.conformance.scores import Scores, ScoresError, award, known_statements, read_scores
+
+ODD = "said <b>&\x00\x1b[31m\ud800 \u2028 ]]> \"'\nsecond line"
+SHAPE = "test_a_prompt_keeps_the_shape_of_its_images"
+PURE = "test_a_prompt_never_modifies_the_batch_it_is_given"
+
+
+def row(names: str, verdict: str = "pass", words: str = "", function: str = SHAPE, **changes: Any) -> table.Row:
+    """A row of alice.py: names, its function and a case of the names' own."""
+    test = f"tests/test_2_2_visual_prompts.py::{function}[alice.py-{names}]"
+    told = {"solution": "alice.py", "test": test, "statement": f"{function} of {names}.", "verdict": verdict, "words": words}
+    return table.Row(names=tuple(names.split()), **{"claims": ("FixedPatch", "Padding", "max_aggregate"), **told, **changes})
+
+
+def planted() -> table.Content:
+    """FixedPatch right, Padding half wrong, max_aggregate for the same reason and another, RandomPatch not claimed."""
+    reason = "raised KeyError: {} (alice.py, line 7)"
+    return table.content(
+        ["alice.py"],
+        [
+            row("FixedPatch"),
+            row("FixedPatch", function=PURE),
+            row("Padding", "fail", f"Padding(1, 5) {reason.format(5)}; smallest example: size=1"),
+            row("Padding", function=PURE, narrowed="asked of size 1 only"),
+            row("RandomPatch", "not claimed"),
+            row("max_aggregate", "fail", f"max_aggregate(a tensor (1, 1)) {reason.format(3)}", function="test_max"),
+            row("max_aggregate", "fail", ODD, function="test_odd"),
+        ],
+    )
+
+
+def scored(**given: Any) -> dict[str, Any]:
+    content = planted()
+    award(content, Scores(**given))
+    return content[0]
+
+
+# -- one mistake, told once ---------------------------------------------------------------------------------------------------
+
+
+def test_statements_of_all_sections_are_grouped_under_the_first_that_fails_for_a_reason() -> None:
+    """The same line that raises the same error is one reason, whatever is called: told at its first statement, the others below."""
+    (one,) = planted()
+    assert (one["failed"], one["mistakes"]) == (3, 2)
+    (raised, odd) = table.mistakes(one).values()
+    assert [failed["names"] for failed in raised.rows] == [["Padding"], ["max_aggregate"]]
+    assert odd.words == ODD
+    told = "\n".join(line for line, _ in table.lines([one]))
+    assert told.count("line 7") == 1
+    assert "fail for the same reason: test_max of max_aggregate. (max_aggregate)" in told
+    assert "fail  1 statement more, for a reason told above" in told
+    page = table.page([one])
+    (link,) = re.findall(r"as above: <a href='#([\w.-]+)'>", page)
+    assert f"id='{link}'" in page
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "are_one"),
+    [
+        ("f(1) raised E: 3 (a.py, line 2)", "g(2, (3,)) raised E: 4 (a.py, line 2)", True),
+        ("f(1) raised E: 3 (a.py, line 2)", "f(1) raised E: 3 (a.py, line 3)", False),
+        ("f(1) raised E: 3 (a.py, line 2)", "f(1) raised F: 3 (a.py, line 2)", False),
+        ("f(a (1,)) gave a tensor (2,): expected shape (1,)", "f(a (7,)) gave a tensor (8,): expected shape (7,)", True),
+        ("f(1) gave 7: expected a module", "g(1) gave 7: expected a module", False),
+        ("is off; smallest example: 1", "is off; smallest example: 2", True),
+        ("sums to 2: expected 1", "sums to 3: expected 1", False),
+    ],
+)
+def test_reasons_are_told_apart(first: str, second: str, are_one: bool) -> None:
+    """Equal errors of a line, equal complaints about a call but for sizes, equal words but for the example are one reason."""
+    (one,) = table.content(["alice.py"], [row("Padding", "fail", first), row("FixedPatch", "fail", second)])
+    assert one["mistakes"] == (1 if are_one else 2)
+
+
+# -- points ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_statement_takes_its_points_from_the_most_particular_entry() -> None:
+    """Its test before its name before its section, in equal shares; what fails or is not claimed earns 0, what is narrowed all."""
+    one = scored(sections={"2.2": 6}, names={"Padding": 10}, statements={SHAPE: 8})
+    points = {statement["id"]: (statement["points"], statement["of"]) for statement in one["statements"]}
+    assert points == {
+        f"{SHAPE}[FixedPatch]": (2.6667, 2.6667),
+        f"{SHAPE}[Padding]": (0, 2.6667),
+        f"{SHAPE}[RandomPatch]": (0, 2.6667),
+        f"{PURE}[Padding]": (10, 10),
+        f"{PURE}[FixedPatch]": (6, 6),
+        "test_max[max_aggregate]": (0, 0),
+        "test_odd[max_aggregate]": (0, 0),
+    }
+    assert (one["points"], one["of"]) == (18.6667, 24)
+    assert table.headline(one).startswith("alice.py: 18.6667 of 24 points; 3 statements hold, 3 fail for 2 reasons; ")
+
+
+def test_without_a_file_sections_share_a_hundred_points() -> None:
+    """Equal shares for the sections, and within them for the statements."""
+    one = scored()
+    assert (one["points"], one["of"]) == (30, 100)
+    assert {statement["of"] for statement in one["statements"]} == {10, 25}
+
+
+def test_shares_add_up_to_what_was_given() -> None:
+    """Three thirds of ten points are ten points."""
+    content = table.content(["alice.py"], [row("FixedPatch", function=f"test_{nth}") for nth in range(3)])
+    assert award(content, Scores(names={"FixedPatch": 10, "union": 1})) == [
+        "no statement that was asked is left for the points of names.union: they count nowhere"
+    ]
+    assert (content[0]["points"], content[0]["of"]) == (10, 10)
+
+
+def test_a_solution_that_cannot_be_asked_has_no_points() -> None:
+    """One that does not import earns 0 of all."""
+    rows = [row("FixedPatch", "fail", "does not import: raised E"), row("Padding", "not claimed")]
+    content = table.content(["alice.py"], rows)
+    award(content, Scores())
+    assert (content[0]["points"], content[0]["of"]) == (0, 100)
+
+
+def test_a_file_of_scores_is_read(tmp_path: Path) -> None:
+    """Sections in quotation marks, names and tests, whole numbers or not."""
+    path = tmp_path / "scores.toml"
+    path.write_text(f'[sections]\n"2.2" = 20\n[names]\nunion = 0.1\n[statements]\n{SHAPE} = 3\n', encoding="utf-8")
+    read = read_scores(path)
+    assert {kind: float(points) for kind, points in read.points.items()} == {
+        ("sections", "2.2"): 20,
+        ("names", "union"): 0.1,
+        ("statements", SHAPE): 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[names]\nunion = 1\nPading = 1\n", "line 3: there is no name 'Pading': did you mean 'Padding'?"),
+        ("[section]\n'2.2' = 1\n", "line 1: 'section' means nothing: give tables .*: did you mean 'sections'?"),
+        ("[sections]\n2.2 = 1\n", 'line 2: a section is written in quotation marks: "2.2" = ...'),
+        ("[sections]\n'4.1' = 1\n", "line 2: there is no section '4.1'.* there are 1.2, "),
+        ("# points\n\n[names]\n\nunion = -1\n", "line 5: union = -1: points are 0 or more"),
+        ("[names]\nunion = 'many'\n", "line 2: union = 'many': expected a number of points"),
+        ("[names]\nunion = true\n", "line 2: union = True: expected a number"),
+        ("[names]\nunion = nan\n", "line 2: union = nan: expected a number"),
+        ("[names]\n[sections]\n'2.2' = 1\n", "line 1: .names. is empty: give points, or leave it out"),
+        ("names = 3\n", "line 1: names = 3: expected a table .names. of points"),
+        ("[names]\nunion = \n", "no TOML: .*line 2"),
+        (f"[statements]\n{SHAPE[:-1]} = 1\n", f"line 2: there is no statement '{SHAPE[:-1]}': did you mean '{SHAPE}'"),
+        ("[names]\nunion = 0\n", "gives no points"),
+        ("", "gives no points: expected tables .sections., .names., .statements."),
+    ],
+)
+def test_a_file_of_scores_that_means_nothing_is_refused_with_its_line(tmp_path: Path, text: str, complaint: str) -> None:
+    """Unknown tables, sections, names and tests, points below 0 and empty tables: what, where, and what was meant."""
+    path = tmp_path / "scores.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ScoresError, match=f"scores.toml.*{complaint}"):
+        read_scores(path)
+    with pytest.raises(ScoresError, match=r"nothing\.toml: cannot be read"):
+        read_scores(tmp_path / "nothing.toml")
+
+
+def test_every_statement_is_known_to_scores() -> None:
+    """The functions that are marked `specifies` are found without collecting them, each name once."""
+    assert {SHAPE, PURE, "test_the_rate_is_warm_up_then_cosine"} <= {*known_statements()}
+    assert len(known_statements()) > 100
+
+
+# -- formats ------------------------------------------------------------------------------------------------------------------
+
+
+def test_gradescope_gets_every_statement_with_its_points() -> None:
+    """Score, time and a test for each statement: what fails and what is not claimed has 0 points and says why."""
+    found = json.loads(formats.gradescope({**scored(), "seconds": 12.5}))
+    assert (found["score"], found["execution_time"]) == (30, 12.5)
+    tests = {test["name"]: test for test in found["tests"]}
+    good = tests[f"{SHAPE} of FixedPatch. (FixedPatch)"]
+    assert {key: good[key] for key in ("score", "max_score", "status", "output", "output_format", "visibility", "tags")} == {
+        "score": 10,
+        "max_score": 10,
+        "status": "passed",
+        "output": "",
+        "output_format": "text",
+        "visibility": "visible",
+        "tags": ["2.2", "FixedPatch"],
+    }
+    assert re.fullmatch(r"2\.2\.\d", good["number"])
+    assert len({test["number"] for test in found["tests"]}) == len(found["tests"]) == 7
+    bad = tests[f"{SHAPE} of Padding. (Padding)"]
+    assert (bad["score"], bad["status"]) == (0, "failed")
+    assert "KeyError" in bad["output"]
+    assert tests[f"{SHAPE} of RandomPatch. (RandomPatch)"]["output"] == "not claimed"
+    assert tests[f"{PURE} of Padding. (Padding)"]["output"] == "asked of size 1 only"
+    assert sum(test["score"] for test in found["tests"]) == found["score"]
+
+
+def test_the_classroom_reporter_gets_what_it_sums_up() -> None:
+    """Version, status, the most points, and tests with the points that each has."""
+    found = json.loads(formats.classroom(scored()))
+    assert (found["version"], found["status"], found["max_score"]) == (1, "fail", 100)
+    assert sum(test["score"] for test in found["tests"]) == 30
+    assert {test["status"] for test in found["tests"]} == {"pass", "fail"}
+    assert {"name", "status", "message", "test_code", "filename", "line_no", "execution_time", "score"} == {*found["tests"][0]}
+
+
+def test_junit_is_well_formed_whatever_a_solution_says() -> None:
+    """Suites by section, readable names, control characters and lone surrogates replaced; skipped is what is not claimed."""
+    root = ElementTree.fromstring(formats.junit(scored()).encode("utf-8"))
+    suites = {suite.get("name"): suite for suite in root}
+    assert {(name, suite.get("tests"), suite.get("failures"), suite.get("skipped")) for name, suite in suites.items()} == {
+        ("section 2.2", "5", "1", "1"),
+        ("section 3.3", "2", "2", "0"),
+    }
+    (failure,) = [case[0] for case in suites["section 3.3"] if case.get("name") == "test_odd of max_aggregate."]
+    assert failure.text == ODD.replace("\x00", "�").replace("\x1b", "�").replace("\ud800", "�")
+    broken = table.content(["alice.py"], [row("FixedPatch", "fail", "does not import: raised E")])
+    award(broken, Scores())
+    assert "does not import" in ElementTree.fromstring(formats.junit(broken[0])).find(".//error").get("message", "")
+
+
+def test_a_course_is_one_table() -> None:
+    """A row a student, points in all and of each section, a column a statement; no cell is a formula."""
+    other = {**scored(), "solution": "=cmd()", "problem": "does not\nimport"}
+    header, alice, bob = csv.reader(io.StringIO(formats.course([scored(), other])))
+    by_name = dict(zip(header, alice, strict=True))
+    assert (by_name["student"], by_name["points"], by_name["points of 2.2"]) == ("alice.py", "30.0", "30.0")
+    assert (by_name["hold"], by_name["fail"], by_name["reasons"]) == ("3", "3", "2")
+    assert by_name[f"{SHAPE}[RandomPatch]"] == "not claimed"
+    assert by_name[f"{SHAPE}[FixedPatch]"] == "pass"
+    assert bob[0] == "'=cmd()"
+    assert "does not import" in bob
+
+
+def test_a_students_page_has_hints_first_and_nothing_of_others() -> None:
+    """What to mend first, the costliest reason ahead; no folder of the machine; text of a solution is text."""
+    one = scored()
+    one["misnamed"] = ["padding: did you mean Padding?"]
+    page = formats.page(formats.named(one, "alice", ["/home/ta/course"]))
+    assert page.index("did you mean Padding?") < page.index("To mend first") < page.index("Section 2.2")
+    mend = page[page.index("To mend first") : page.index("</ol>")]
+    assert mend.index("KeyError") < mend.index("&lt;b&gt;")
+    assert "30 of 100 points" in page
+    assert "alice.py-" not in page
+    assert "<b>" not in page
+
+
+def test_folders_of_the_machine_are_no_feedback() -> None:
+    """A folder that a message names is left out, in every word of the content."""
+    one = scored()
+    one["problem"] = "does not import: no file '/home/ta/course/alice/data.csv' (/home/ta/course/alice.py)"
+    found = formats.named(one, "alice", ["/home/ta/course/alice/", "/home/ta/course"])
+    assert found["problem"] == "does not import: no file 'data.csv' (alice.py)"
+    assert found["solution"] == "alice"
+
+
+def test_a_change_in_place_that_no_statement_tells_of_is_in_every_format() -> None:
+    """Its row has a number of its own and no points."""
+    rows = [row("max_aggregate", impure=("max_aggregate changed A",), function="test_max")]
+    content = table.content(["alice.py"], rows)
+    award(content, Scores())
+    told = json.loads(formats.gradescope(content[0]))["tests"]
+    assert [(test["number"], test["score"], test["max_score"], test["status"]) for test in told] == [
+        ("3.3.1", 100, 100, "passed"),
+        ("3.3.2", 0, 0, "failed"),
+    ]
