@@ -35,6 +35,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
+from tests.conformance import folders, notebooks
 from tests.conformance.names import NAMES, Check, described
 from tests.conformance.options import split_label
 
@@ -165,12 +166,13 @@ class Marks:
 
 
 class Foreign:
-    """A solution by its label: a Python file, a module's name, or either of them, a colon and what in it holds the names."""
+    """A solution by its label: a Python file, a notebook, a folder, a module's name, or file or module, a colon, and what holds the
+    names."""
 
     def __init__(self, label: str, marks: Marks, limit_s: float) -> None:
         self.label, self.marks, self.limit_s = label, marks, limit_s
         place, _ = split_label(label)
-        self.ground = Ground(Path(place).resolve().parent if place.endswith(".py") else None)
+        self.ground = Ground(_folder(place))
         self._targets: dict[str, Any] | None = None
         self._misnamed: tuple[str, ...] = ()
         self.calls = Calls()
@@ -222,7 +224,8 @@ class Foreign:
                     with self.ground.enter(limit_s), redirect_stdout(out), redirect_stderr(err):
                         holder = load(self.label)
                         self._targets = {name: found for name in NAMES if (found := _get(holder, name)) is not None}
-                        self._misnamed = tuple(_misnamed(holder, self._targets))
+                        notes = holder._notes if isinstance(holder, folders.Folder) else ()
+                        self._misnamed = (*_misnamed(holder, self._targets), *notes)
                 except BaseException as error:
                     said = err.getvalue().strip().rpartition("\n")[2]
                     words = f"does not import: {_why(error, limit_s)}{f'; it said: {said}' if said else ''}"
@@ -235,14 +238,26 @@ class Foreign:
         return self._targets
 
 
+def _folder(place: str) -> Path | None:
+    """Where a solution's own modules are; None for a module of the environment."""
+    path = Path(place).resolve()
+    if place and path.is_dir():
+        return folders.root_of(path)
+    return path.parent if place.endswith((".py", ".ipynb")) else None
+
+
 def load(label: str) -> Any:
     """What holds the names of a solution. Raises whatever its import raises, Complaint when there is no such thing."""
     place, attribute = split_label(label)
-    if place.endswith(".py"):
-        path = Path(place).resolve()
-        if not path.is_file():
-            raise Complaint(f"there is no file {place}")
-        name = f"solution_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    path = Path(place).resolve()
+    name = f"solution_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if place.endswith((".py", ".ipynb")) and not path.is_file():
+        raise Complaint(f"there is no file {place}")
+    if place and path.is_dir():
+        return folders.load(path)
+    if place.endswith(".ipynb"):
+        module = notebooks.load(path, name)
+    elif place.endswith(".py"):
         spec = importlib.util.spec_from_file_location(name, path)
         assert spec is not None
         assert spec.loader is not None

@@ -21,7 +21,7 @@ def add_options(group: pytest.OptionGroup) -> None:
         "--impl",
         action="append",
         metavar="SOLUTION",
-        help="ask the specification of this file.py, module, or either:object, in place of vp; may be given several times",
+        help="ask the specification of this file.py, notebook.ipynb, folder, module, or either:object, in place of vp; repeatable",
     )
     group.addoption("--time-limit", type=float, default=10.0, metavar="S", help="with --impl: seconds for one call of a solution")
     group.addoption("--scores", type=Path, metavar="FILE", help="with --impl: points for sections, names or statements (TOML)")
@@ -40,7 +40,9 @@ def write_results(path: Path | None, content: Any) -> str:
 
 def split_label(label: str) -> tuple[str, str]:
     """The file or module of a solution, and what in it holds the names: "" for all of it. A drive's colon is the file's own."""
-    found = re.fullmatch(r"(.+\.py)(?::(\w+))?", label) or re.fullmatch(r"([^:]*):?(.*)", label)
+    if label and Path(label).is_dir():
+        return label, ""
+    found = re.fullmatch(r"(.+\.(?:py|ipynb))(?::(\w+))?", label) or re.fullmatch(r"([^:]*):?(.*)", label)
     assert found is not None
     return found[1], found[2] or ""
 

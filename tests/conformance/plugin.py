@@ -14,7 +14,8 @@ from typing import Any
 import hypothesis
 import pytest
 
-from tests.conformance import table
+from tests.conformance import notebooks, table
+from tests.conformance.folders import has_code
 from tests.conformance.options import SPECIFIES, names_of, split_label, write_results
 from tests.conformance.scores import ScoresError, award, read_scores
 
@@ -208,6 +209,9 @@ class Conformance:
             return
         self._scratch.cleanup()
         self.content = table.content(self.solutions, list(self.rows.values()))
+        for one in self.content:
+            place, _ = split_label(one["solution"])
+            one["left out"] = notebooks.left_out(Path(place)) if place.endswith(".ipynb") else []
         self.notes = award(self.content, self.scores) if self.scores else []
         self.complaint = write_results(self.config.getoption("--results"), self.content)
         if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
@@ -274,9 +278,9 @@ def _unusable(label: str) -> str:
     place, _ = split_label(label)
     if not place:
         return "it names nothing: give a .py file, a module, or either:object"
-    if place.endswith(".ipynb"):
-        return f"give a .py file (`jupyter nbconvert --to script {place}` makes one)"
-    if place.endswith(".py"):
+    if Path(place).is_dir():
+        return "" if has_code(Path(place)) else "there is no Python file in it"
+    if place.endswith((".py", ".ipynb")):
         return "" if Path(place).is_file() else "there is no such file"
     if Path(place).exists():
         return "it is no Python file: give a .py file, a module, or either:object"

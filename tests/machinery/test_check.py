@@ -6,13 +6,15 @@ import csv
 import io
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
-from tests.conformance import formats, table
+from tests.conformance import formats, notebooks, table
+from tests.conformance.foreign import Complaint, Foreign, GivenUp, Marks
 from tests.conformance.scores import Scores, ScoresError, award, known_statements, read_scores
 
 ODD = "said <b>&\x00\x1b[31m\ud800 \u2028 ]]> \"'\nsecond line"
@@ -275,3 +277,126 @@ def test_a_change_in_place_that_no_statement_tells_of_is_in_every_format() -> No
         ("3.3.1", 100, 100, "passed"),
         ("3.3.2", 0, 0, "failed"),
     ]
+
+
+# -- notebooks and folders ----------------------------------------------------------------------------------------------------
+
+PATCH = "class FixedPatch(nn.Module):\n    def __init__(self, size, image_size): super().__init__()\n"
+SPLIT = "def split(count, share, seed): return [count], [helper()]"
+
+
+def notebook(path: Path, *sources: str | list[str]) -> str:
+    """A notebook of a text and these cells of code."""
+    code = [{"cell_type": "code", "source": source, "outputs": [], "metadata": {}} for source in sources]
+    text = {"cell_type": "markdown", "source": "# Solution", "metadata": {}}
+    path.write_text(json.dumps({"cells": [text, *code], "nbformat": 4, "metadata": {}}), encoding="utf-8")
+    return str(path)
+
+
+def foreign(label: Path | str, marks: Path) -> Foreign:
+    return Foreign(str(label), Marks(marks, str(label)), 9)
+
+
+def test_a_notebook_is_what_its_cells_define(tmp_path: Path) -> None:
+    """Definitions are kept in whatever cell, magics are removed, and what computes, draws or loads is left out and said."""
+    path = notebook(
+        tmp_path / "alice.ipynb",
+        "%matplotlib inline\n!pip install \\\n    wonder\nimport torch\nfrom torch import nn",
+        ["%%time\n", "SHARE = 1 / 5\n", "device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')\n", PATCH],
+        "%%bash\nrm -rf data",
+        "def helper(): return SHARE\nmodel = download()\nwith open('nowhere') as file: pass\nnn.Module?\nhelper()",
+        "from google.colab import drive\nif True:\n    !ls\nfiles = !ls\ntrain(model",
+        f"{SPLIT}\nif __name__ == '__main__':\n    raise SystemExit",
+    )
+    solution = foreign(path, tmp_path / "marks")
+    assert solution.names == ("FixedPatch", "split")
+    assert solution.split(3, 0.5, 0) == ([3], [0.2])
+    assert notebooks.left_out(Path(path)) == [
+        "cell 4: left out all of it: it is %%bash",
+        "cell 5: left out line 2 (`model = download()`), line 3 (`with open('nowhere') as file:`), line 5 (`helper()`), which does "
+        "more than define a name",
+        "cell 6: left out all of it: it is no Python (line 5): '(' was never closed",
+        "cell 7: left out line 2 (`if __name__ == '__main__':`), which does more than define a name",
+    ]
+
+
+def test_an_error_in_a_notebook_names_its_cell(tmp_path: Path) -> None:
+    """The cell, as the notebook counts them, and the line in it."""
+    path = notebook(tmp_path / "alice.ipynb", "import torch", "def split(count, share, seed):\n    return count / 0")
+    with pytest.raises(Complaint, match=r"raised ZeroDivisionError: division by zero \(alice.ipynb cell 3, line 2\)"):
+        foreign(path, tmp_path / "marks").split(3, 0.5, 0)
+    broken = tmp_path / "broken.ipynb"
+    broken.write_text("{}", encoding="utf-8")
+    with pytest.raises(GivenUp, match=r"does not import: raised NotebookError: broken.ipynb is no notebook"):
+        _ = foreign(broken, tmp_path / "marks").names
+
+
+@pytest.mark.parametrize(
+    ("line", "is_kept"),
+    [
+        ("x = 3", True),
+        ("x: int = -3 + 2 ** 2", True),
+        ("a, b = (1, [2, {'c': None}])", True),
+        ("mean = torch.tensor([0.5, *values[1:]])", True),
+        ("names = 'cat dog'.split()", True),
+        ("squares = [n * n for n in range(9) if n]", True),
+        ("act = nn.ReLU(inplace=True)", True),
+        ("later = lambda: load('weights')", True),
+        ("Padding.forward = forward", True),
+        ("try:\n    import wandb\nexcept ImportError:\n    wandb = None", True),
+        ("'a text'", True),
+        ("x = load('weights')", False),
+        ("x = [load(n) for n in range(9)]", False),
+        ("act = nn.ReLU(inplace=load())", False),
+        ("clip, preprocess = clip.load('ViT-B/32')", False),
+        ("model.eval()", False),
+        ("x += 1", False),
+        ("settings['size'] = 3", False),
+        ("for n in range(3): print(n)", False),
+        ("del x", False),
+        ("assert FixedPatch(1, 5)", False),
+    ],
+)
+def test_what_only_defines_is_told_from_what_computes(line: str, is_kept: bool) -> None:
+    """Constants of literals, other names and cheap calls are definitions; anything else is left out."""
+    cell = notebooks._cell(1, line)
+    assert bool(cell.kept.body) == is_kept
+    assert bool(cell.left_out) != is_kept
+
+
+def test_a_folder_is_a_package_with_its_relative_imports(tmp_path: Path) -> None:
+    """With `__init__.py` or without, imports relative or of neighbours, in a folder of a folder; scripts are not run."""
+    for name, files in {
+        "package": {"__init__.py": "from .parts.one import split\n", "parts/one.py": "from ..two import helper\n" + SPLIT},
+        "loose": {"one.py": "from .two import helper\n" + SPLIT, "train.py": "raise SystemExit('trains')"},
+        "beside": {"code/one.py": "from two import helper\n" + SPLIT, "report.pdf": ""},
+    }.items():
+        for place, text in {**files, "two.py": "def helper(): return 'two of ' + __file__"}.items():
+            path = tmp_path / name / "unpacked" / place
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        solution = foreign(tmp_path / name, tmp_path / "marks")
+        assert solution.names == ("split",)
+        assert solution.split(3, 0.5, 0) == ([3], [f"two of {tmp_path}/{name}/unpacked/two.py"])
+        assert solution.misnamed == ()
+        assert not {"two", "package", "one"} & {*sys.modules}
+
+
+def test_a_folder_says_what_it_takes_and_what_it_cannot(tmp_path: Path) -> None:
+    """A name of two files, a file that does not import, a notebook beside them, a name that is nearly right."""
+    (tmp_path / "a.py").write_text("def helper(): return 1\n" + SPLIT, encoding="utf-8")
+    (tmp_path / "b.py").write_text(f"def splits(): pass\n{SPLIT}\ndef mean_aggregat(A, H): pass", encoding="utf-8")
+    (tmp_path / "c.py").write_text("import no_such_module\ndef union(first, second): pass", encoding="utf-8")
+    notebook(tmp_path / "d.ipynb", "from torch import nn", PATCH)
+    solution = foreign(tmp_path, tmp_path / "marks")
+    assert {*solution.names} == {"split", "FixedPatch"}
+    assert solution.split(3, 0.5, 0) == ([3], [1])
+    assert {*solution.misnamed} == {
+        "split is in a.py and in b.py: the former is asked",
+        "c.py does not import (ModuleNotFoundError: No module named 'no_such_module'): what it defines is not asked",
+        "mean_aggregat: did you mean mean_aggregate?",
+    }
+    for path in tmp_path.glob("[abd].*"):
+        path.unlink()
+    with pytest.raises(GivenUp, match="does not import: raised ModuleNotFoundError"):
+        _ = Foreign(str(tmp_path), Marks(tmp_path / "others", "x"), 9).names

@@ -611,7 +611,8 @@ def test_a_solution_that_cannot_be_imported_is_one_row(tmp_path: Path, code: str
         (["--impl=README.md"], "it is no Python file"),
         (["--impl="], "it names nothing: give a .py file"),
         (["--impl=os", "--time-limit=0"], "give seconds above 0"),
-        (["--impl=mine.ipynb"], "give a .py file (`jupyter nbconvert --to script mine.ipynb` makes one)"),
+        (["--impl=mine.ipynb"], "there is no such file"),
+        (["--impl=expectations"], "there is no Python file in it"),
     ],
 )
 def test_options_that_cannot_be_followed_are_refused(arguments: list[str], complaint: str) -> None:
