@@ -142,15 +142,26 @@ class _Check:
             for note in idle:
                 print(f"note: {self.asked.scores}: {note}")
         self.done[one] = content
-        for name in self.asked.format:
-            if name in formats.STUDENT:
-                file, write = formats.STUDENT[name]
-                _write(self.out / one.slug / file, write(content))
+        self._write_formats(one)
         when = "kept" if is_kept else f"{content.get('seconds', 0):.0f} s"
         print(f"[{len(self.done)}/{len(self.todo)}] {table.headline(content)} ({when})", flush=True)
 
+    def _write_formats(self, one: Submission) -> None:
+        for name in self.asked.format:
+            if name in formats.STUDENT:
+                file, write = formats.STUDENT[name]
+                _write(self.out / one.slug / file, write(self.done[one]))
+
     def _end(self) -> None:
         """The table of the course, or of the only solution on the terminal, and where files are."""
+        whole = next((content["statements"] for content in self.done.values() if content["statements"]), [])
+        for one, content in self.done.items():
+            if whole and not content["statements"]:  # of a session that came to no end: what it would have been asked
+                content["statements"] = [
+                    {**statement, "verdict": table.NOT_CLAIMED, "words": "", "narrowed": ""} for statement in whole
+                ]
+                award([content], self.scores)
+                self._write_formats(one)
         found = [self.done[one] for one in self.todo if one in self.done]
         if len(self.todo) == 1:
             for line, _ in list(table.lines(found))[2:]:

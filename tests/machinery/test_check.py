@@ -5,17 +5,28 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
+import subprocess
 import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
-from tests.conformance import formats, notebooks, table
+import vp
+from tests.conformance import check, formats, notebooks, table
 from tests.conformance.foreign import Complaint, Foreign, GivenUp, Marks
 from tests.conformance.scores import Scores, ScoresError, award, known_statements, read_scores
+from tests.conformance.submissions import Submission, SubmissionError, key, submissions
+from tests.controls import scores as controls
+from tests.support.reporting import ROOT
+from vp.commands.check import command
+from vp.machine.errors import VpError
 
 ODD = "said <b>&\x00\x1b[31m\ud800 \u2028 ]]> \"'\nsecond line"
 SHAPE = "test_a_prompt_keeps_the_shape_of_its_images"
@@ -92,9 +103,12 @@ def test_reasons_are_told_apart(first: str, second: str, are_one: bool) -> None:
 # -- points ---------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_statement_takes_its_points_from_the_most_particular_entry() -> None:
-    """Its test before its name before its section, in equal shares; what fails or is not claimed earns 0, what is narrowed all."""
-    one = scored(sections={"2.2": 6}, names={"Padding": 10}, statements={SHAPE: 8})
+Award = Callable[[table.Content, Scores], list[str]]
+
+
+def assert_most_particular(award: Award) -> None:
+    (one,) = content = planted()
+    award(content, Scores(sections={"2.2": 6}, names={"Padding": 10}, statements={SHAPE: 8}))
     points = {statement["id"]: (statement["points"], statement["of"]) for statement in one["statements"]}
     assert points == {
         f"{SHAPE}[FixedPatch]": (2.6667, 2.6667),
@@ -109,6 +123,11 @@ def test_a_statement_takes_its_points_from_the_most_particular_entry() -> None:
     assert table.headline(one).startswith("alice.py: 18.6667 of 24 points; 3 statements hold, 3 fail for 2 reasons; ")
 
 
+def test_a_statement_takes_its_points_from_the_most_particular_entry() -> None:
+    """Its test before its name before its section, in equal shares; what fails or is not claimed earns 0, what is narrowed all."""
+    assert_most_particular(award)
+
+
 def test_without_a_file_sections_share_a_hundred_points() -> None:
     """Equal shares for the sections, and within them for the statements."""
     one = scored()
@@ -116,8 +135,7 @@ def test_without_a_file_sections_share_a_hundred_points() -> None:
     assert {statement["of"] for statement in one["statements"]} == {10, 25}
 
 
-def test_shares_add_up_to_what_was_given() -> None:
-    """Three thirds of ten points are ten points."""
+def assert_adds_up(award: Award) -> None:
     content = table.content(["alice.py"], [row("FixedPatch", function=f"test_{nth}") for nth in range(3)])
     assert award(content, Scores(names={"FixedPatch": 10, "union": 1})) == [
         "no statement that was asked is left for the points of names.union: they count nowhere"
@@ -125,12 +143,39 @@ def test_shares_add_up_to_what_was_given() -> None:
     assert (content[0]["points"], content[0]["of"]) == (10, 10)
 
 
-def test_a_solution_that_cannot_be_asked_has_no_points() -> None:
-    """One that does not import earns 0 of all."""
+def test_shares_add_up_to_what_was_given() -> None:
+    """Three thirds of ten points are ten points."""
+    assert_adds_up(award)
+
+
+def assert_broken_earns_nothing(award: Award) -> None:
     rows = [row("FixedPatch", "fail", "does not import: raised E"), row("Padding", "not claimed")]
     content = table.content(["alice.py"], rows)
     award(content, Scores())
     assert (content[0]["points"], content[0]["of"]) == (0, 100)
+
+
+def test_a_solution_that_cannot_be_asked_has_no_points() -> None:
+    """One that does not import earns 0 of all."""
+    assert_broken_earns_nothing(award)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "rejects"),
+    [
+        (controls.sections_alone, assert_most_particular),
+        (controls.every_entry_pays, assert_most_particular),
+        (controls.only_failures_cost, assert_most_particular),
+        (controls.shares_of_what_is_claimed, assert_most_particular),
+        (controls.narrowed_fails, assert_most_particular),
+        (controls.rounded_before_they_are_added, assert_adds_up),
+        (controls.broken_solutions_keep_what_they_have, assert_broken_earns_nothing),
+    ],
+)
+def test_wrong_ways_to_give_points_are_rejected(wrong: Award, rejects: Callable[[Award], None]) -> None:
+    """Each wrong way of tests/controls/scores.py fails the test that it names."""
+    with pytest.raises(AssertionError):
+        rejects(wrong)
 
 
 def test_a_file_of_scores_is_read(tmp_path: Path) -> None:
@@ -400,3 +445,255 @@ def test_a_folder_says_what_it_takes_and_what_it_cannot(tmp_path: Path) -> None:
         path.unlink()
     with pytest.raises(GivenUp, match="does not import: raised ModuleNotFoundError"):
         _ = Foreign(str(tmp_path), Marks(tmp_path / "others", "x"), 9).names
+
+
+# -- what is checked ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a user stands: with a course of two files, a notebook, a folder of one's own, and a PDF."""
+    for place in ("course/alice.py", "course/bob/solution.py", "course/carol.ipynb", "course/notes.pdf", "other/bob/solution.py"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_text(SPLIT, encoding="utf-8")
+    (tmp_path / "course/.hidden").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_course_is_what_lies_in_its_folder(folder: Path) -> None:
+    """Folders, Python files and notebooks, under their short names; the rest is said; --impl's own kinds go through."""
+    found, notes = submissions([], ["course"])
+    assert {one.name: one.label for one in found} == {
+        "alice": f"{folder}/course/alice.py",
+        "bob": f"{folder}/course/bob",
+        "carol": f"{folder}/course/carol.ipynb",
+    }
+    assert notes == ["course: left out notes.pdf, neither folder nor Python file nor notebook"]
+    assert submissions(["course/*"], [])[0] == found
+    assert submissions(["course/*.py", "course/alice.py"], [])[0] == found[:1]
+    for asked in (submissions([], ["kind:other"]), submissions(["kind:other/*"], [])):
+        assert [(one.name, one.label) for one in asked[0]] == [("bob", f"kind:{folder}/other/bob")]
+    assert [one.label for one in submissions(["a.module", "a.module:thing", "course/alice.py:Best"], [])[0]] == [
+        "a.module",
+        "a.module:thing",
+        f"{folder}/course/alice.py:Best",
+    ]
+
+
+def test_solutions_of_one_name_are_told_apart(folder: Path) -> None:
+    """As much of the path as it takes; every solution has a folder of its own for its results."""
+    found, _ = submissions(["course/bob/solution.py", "other/bob/solution.py", "course/alice.py", "other/../course/alice.py"], [])
+    assert len({one.name for one in found}) == 4
+    assert len({one.slug.lower() for one in found}) == 4
+    found, _ = submissions(["course/bob", "other/bob"], [])
+    assert [one.name for one in found] == ["course-bob", "other-bob"]
+
+
+@pytest.mark.parametrize(
+    ("given", "courses", "complaint"),
+    [
+        (["nothing/*.py"], [], r"nothing/\*.py: nothing is called so"),
+        ([], ["nowhere"], "--course nowhere: there is no such folder"),
+        ([], ["course/.hidden"], "no folder, Python file or notebook is in it"),
+    ],
+)
+def test_nothing_to_check_is_an_error(folder: Path, given: list[str], courses: list[str], complaint: str) -> None:
+    """Patterns and folders without a solution say so."""
+    with pytest.raises(SubmissionError, match=complaint):
+        submissions(given, courses)
+
+
+def test_what_a_verdict_depends_on_is_in_its_key(folder: Path) -> None:
+    """A solution's file, what it imports beside it, all of a folder, the time limit and the specification; nothing else."""
+    write = Path.write_text
+    write(folder / "course/alice.py", "from helper import x\nimport os, parts.one\n" + SPLIT)
+    write(folder / "course/helper.py", "import deeper")
+    write(folder / "course/deeper.py", "x = 1")
+    (folder / "course/parts").mkdir()
+    write(folder / "course/parts/one.py", "")
+    alice, bob = Submission("alice", str(folder / "course/alice.py")), Submission("bob", str(folder / "course/bob"))
+
+    def keys(limit: float = 10, spec: str = "spec") -> tuple[str, str]:
+        return key(alice, limit, spec), key(bob, limit, spec)
+
+    first = keys()
+    write(folder / "course/notes.pdf", "another")
+    (folder / "course/bob/__pycache__").mkdir()
+    write(folder / "course/bob/__pycache__/x.pyc", "")
+    assert keys() == first
+    assert not {*keys(limit=9)} & {*first}
+    assert not {*keys(spec="another")} & {*first}
+    for place, changed in [("deeper.py", 0), ("parts/one.py", 0), ("alice.py", 0), ("bob/solution.py", 1), ("bob/data.csv", 1)]:
+        before = keys()
+        write(folder / "course" / place, f"x = {place!r}" if place != "alice.py" else SPLIT)
+        after = keys()
+        assert [after[nth] == before[nth] for nth in range(2)] == [nth != changed for nth in range(2)], place
+    assert key(Submission("m", "a.module"), 10, "spec") == ""
+
+
+# -- sessions -----------------------------------------------------------------------------------------------------------------
+
+
+def asked(*solutions: str, **changes: Any) -> list[str]:
+    """The words for check.main."""
+    usual = {"course": [], "scores": None, "out": "checked", "format": ["html", "csv"], "time_limit": 10.0, "jobs": 1}
+    return [json.dumps({"solutions": solutions, **usual, **changes})]
+
+
+@pytest.fixture
+def sessions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Sessions are not run but noted, by the solution's name; alice holds, bob fails, carol cannot be asked."""
+    ran: list[str] = []
+
+    def ask(self: Any, one: Submission, workers: int, at_once: int, time_limit: float) -> dict[str, Any]:
+        ran.append(one.name)
+        if one.name == "carol":
+            return check._unended(one, "it was not done after 900 s in all")
+        verdict = {"words": "is off", "verdict": "fail"} if one.name == "bob" else {}
+        test = f"tests/test_2_2_visual_prompts.py::{SHAPE}[{one.label}]"
+        (found,) = table.content([one.label], [row("FixedPatch", solution=one.label, test=test, **verdict)])
+        return {**found, "seconds": 1.0}
+
+    monkeypatch.setattr(check._Running, "ask", ask)
+    return ran
+
+
+def test_what_is_finished_is_not_asked_again(folder: Path, sessions: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Verdicts are kept by content: a second call asks what has changed, or came to no end, and gives points anew."""
+    assert check.main(asked(course=["course"])) == check.FAIL
+    said = capsys.readouterr().out
+    assert sorted(sessions) == ["alice", "bob", "carol"]
+    assert "alice: 100 of 100 points; 1 statements hold, 0 fail" in said
+    assert "bob: 0 of 100 points; 0 statements hold, 1 fail for 1 reason" in said
+    assert "carol could not be asked: it was not done after 900 s in all" in said
+    assert all(f"[{nth}/3] " in said for nth in (1, 2, 3))
+    sessions.clear()
+    (folder / "points.toml").write_text("[names]\nFixedPatch = 7\n[sections]\n'3.1' = 1", encoding="utf-8")
+    assert check.main(asked(course=["course"], scores="points.toml", format=["json", "csv"])) == check.FAIL
+    said = capsys.readouterr().out
+    assert sessions == ["carol"]
+    assert "alice: 7 of 7 points" in said
+    assert "points.toml: no statement that was asked is left for the points of sections.3.1" in said
+    assert said.count("(kept)") == 2
+    rows = [*csv.DictReader(io.StringIO((folder / "checked/course.csv").read_text("utf-8")))]
+    assert [(one["student"], one["points"], one["of"]) for one in rows] == [
+        ("alice", "7.0", "7.0"),
+        ("bob", "0.0", "7.0"),
+        ("carol", "0.0", "7.0"),
+    ]
+    assert json.loads((folder / "checked/bob/content.json").read_text("utf-8"))["solution"] == "bob"
+    assert "bob" not in (folder / "checked/alice/feedback.html").read_text("utf-8")
+    sessions.clear()
+    (folder / "course/bob/solution.py").write_text("changed = 1", encoding="utf-8")
+    assert check.main(asked("course/alice.py", "course/bob")) == check.FAIL
+    assert check.main(asked("course/alice.py")) == check.HOLD
+    assert check.main(asked("course/alice.py", fresh=True)) == check.HOLD
+    assert sessions == ["bob", "alice"]
+
+
+def test_ctrl_c_keeps_what_is_finished(
+    folder: Path, sessions: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was finished has its files and is not asked again."""
+    ask = check._Running.ask
+
+    def interrupted(self: Any, one: Submission, *given: Any) -> dict[str, Any]:
+        if one.name == "bob":
+            raise KeyboardInterrupt
+        return ask(self, one, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(check._Running, "ask", interrupted)
+        assert check.main(asked(course=["course"])) == check.INTERRUPTED
+    assert "interrupted: 1 of 3 are kept" in capsys.readouterr().err
+    assert (folder / "checked/alice/feedback.html").is_file()
+    assert len((folder / "checked/course.csv").read_text("utf-8").splitlines()) == 2
+    sessions.clear()
+    check.main(asked(course=["course"]))
+    assert sorted(sessions) == ["bob", "carol"]
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (asked(), "nothing to check: give solutions"),
+        (asked("nowhere.py"), "nowhere.py: there is no such file"),
+        (asked("course/notes.pdf", "course/alice.py"), "course/notes.pdf: it is no Python file"),
+        (asked("course/alice.py", format=["html", "excel"]), "--format excel: give any of html, gradescope, "),
+        (asked("course/alice.py", time_limit=0.0), "--time-limit 0: give seconds above 0"),
+        (asked("course/alice.py", jobs=0), "--jobs 0: give at least 1"),
+        (asked("course/alice.py", scores="none.toml"), "none.toml: cannot be read"),
+        (asked("course/alice.py", out="course/notes.pdf"), "--out course/notes.pdf: cannot be made"),
+    ],
+)
+def test_what_a_user_can_mend_is_an_error_before_anything_is_asked(
+    folder: Path, sessions: list[str], capsys: pytest.CaptureFixture[str], words: list[str], complaint: str
+) -> None:
+    """One line, exit code 2, and no session."""
+    assert check.main(words) == check.ERROR
+    assert complaint in capsys.readouterr().err
+    assert sessions == []
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="NOT RUN: this system has no process groups")
+def test_a_session_ends_with_all_that_it_started(tmp_path: Path) -> None:
+    """Beyond its limit, a session and what a solution left running in it are ended, and it is said."""
+    child_of_it = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)'])"
+    code = f"import subprocess, sys, time\nprint({child_of_it}.pid, flush=True)"
+    running = check._Running()
+    for last, told in (("time.sleep(99)", "it was not done after 3 s in all"), ("", "")):
+        said = tmp_path / "said.txt"
+        assert running._run([sys.executable, "-c", f"{code}\n{last}"], said, dict(os.environ), 3) == told
+        child = int(said.read_text("utf-8"))
+        for _ in range(100):
+            if not _is_alive(child):
+                break
+            time.sleep(0.05)
+        assert not _is_alive(child)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+        state = Path(f"/proc/{process}/stat")
+        return not state.exists() or state.read_text("utf-8").rpartition(")")[2].split()[0] != "Z"
+    except ProcessLookupError:
+        return False
+
+
+def test_vp_without_the_tests_says_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installed package has no specification beside it: an error that says what to do."""
+    monkeypatch.setattr(vp, "__file__", str(tmp_path / "vp" / "__init__.py"))
+    with pytest.raises(VpError, match=r"vp is installed without them .* get the project's folder"):
+        command(Namespace())
+
+
+def test_a_course_is_checked_from_any_folder(tmp_path: Path) -> None:
+    """`python -m vp check` beside a folder `tests` of the user's own: a right notebook, a package that ends its process."""
+    (tmp_path / "course/package").mkdir(parents=True)
+    notebook(tmp_path / "course/right.ipynb", "def sum_aggregate(A, H): return A @ H")
+    (tmp_path / "course/package/__init__.py").write_text("from .one import sum_aggregate", encoding="utf-8")
+    (tmp_path / "course/package/one.py").write_text("import os\ndef sum_aggregate(A, H): os._exit(3)", encoding="utf-8")
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests/__init__.py").write_text("raise SystemExit('not these')", encoding="utf-8")
+    (tmp_path / "points.toml").write_text("[names]\nsum_aggregate = 5", encoding="utf-8")
+    words = ["check", "--course", "course", "--scores", "points.toml", "--format", *formats.FORMATS]
+    done = subprocess.run(
+        [sys.executable, "-m", "vp", *words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=580,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert re.search(r"right: 5 of 5 points; \d+ statements hold, 0 fail; ", done.stdout)
+    assert "package: 0 of 5 points; 0 statements hold" in done.stdout
+    for name, score in (("right", 5), ("package", 0)):
+        results = json.loads((tmp_path / "checked" / name / "results.json").read_text("utf-8"))
+        assert results["score"] == score
+        assert len(results["tests"]) > 150
+        assert results["execution_time"] > 0
+    assert "ended the process it ran in" in (tmp_path / "checked/package/feedback.html").read_text("utf-8")
+    assert {path.name for path in (tmp_path / "checked/right").iterdir()} == {file for file, _ in formats.STUDENT.values()}
