@@ -18,7 +18,6 @@ from xml.etree import ElementTree
 
 import pytest
 
-import vp
 from tests.conformance import check, formats, notebooks, table
 from tests.conformance.foreign import Complaint, Foreign, GivenUp, Marks
 from tests.conformance.scores import Scores, ScoresError, award, known_statements, read_scores
@@ -664,7 +663,7 @@ def _is_alive(process: int) -> bool:
 
 def test_vp_without_the_tests_says_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An installed package has no specification beside it: an error that says what to do."""
-    monkeypatch.setattr(vp, "__file__", str(tmp_path / "vp" / "__init__.py"))
+    monkeypatch.setattr("vp.commands.check.PROJECT", tmp_path)
     with pytest.raises(VpError, match=r"vp is installed without them .* get the project's folder"):
         command(Namespace())
 

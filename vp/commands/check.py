@@ -9,9 +9,9 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-import vp
 from vp.machine.errors import VpError
 
+PROJECT = Path(__file__).resolve().parents[2]
 ASKED = ("solutions", "course", "scores", "out", "format", "time_limit", "jobs", "fresh")
 
 
@@ -20,14 +20,13 @@ def command(arguments: Namespace) -> int:
 
     Gives back their exit code. Raises VpError where vp is installed without the tests.
     """
-    project = Path(str(vp.__file__)).resolve().parents[1]
-    if not (project / "tests" / "conformance" / "check.py").is_file():
+    if not (PROJECT / "tests" / "conformance" / "check.py").is_file():
         raise VpError(
-            f"check asks the tests of the project, and vp is installed without them ({project}): "
+            f"check asks the tests of the project, and vp is installed without them ({PROJECT}): "
             "get the project's folder, and install it with pip install -e '.[test]'"
         )
     asked = json.dumps({name: getattr(arguments, name) for name in ASKED})
-    path = os.pathsep.join(filter(None, [str(project), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "tests.conformance.check", asked], env={**os.environ, "PYTHONPATH": path}
     )  # -P: a folder `tests` of the caller's is none of ours
