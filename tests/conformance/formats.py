@@ -173,14 +173,14 @@ def page(one: Solution) -> str:
         told = "".join(
             f"<li>{escape(row['statement'])} (<code>{escape(', '.join(row['names']))}</code>)</li>" for row in mistake.rows
         )
-        points = f" ({weight(mistake):.4g} points)" if weight(mistake) else ""
+        points = f" (costs {round(weight(mistake), 2):g} of {one['of']:g} points)" if weight(mistake) else ""
         items.append(f"<li>{escape(mistake.words or 'not tried to its end')}{points}<ul>{told}</ul></li>")
     hints = f"<h3 id='mend'>To mend first</h3><ol>{''.join(items)}</ol>" if items else ""
-    sums: dict[str, list[float]] = {}
-    for statement in one["statements"]:
-        have = sums.setdefault(statement["section"], [0.0, 0.0])
-        have[0], have[1] = have[0] + statement["points"], have[1] + statement["of"]
-    rows = "".join(f"<tr><td>{section}</td><td>{got:.4g} of {of:.4g}</td></tr>" for section, (got, of) in sums.items() if of)
+    rows = "".join(
+        f"<tr><td>{section}</td><td>{round(got, 2):g} of {round(of, 2):g}</td></tr>"
+        for section, (got, of) in one["points by section"].items()
+        if of
+    )
     points = f"<table><thead><tr><th>Section</th><th>Points</th></tr></thead><tbody>{rows}</tbody></table>" if rows else ""
     links, body = table.solution_part(one, opening=f"{hints}{points}")
     title = escape(f"{one['solution']}: feedback")
@@ -197,11 +197,10 @@ def course(solutions: Sequence[Solution]) -> str:
     counts = ("hold", "fail", "reasons", "seconds")
     writer.writerow(["student", "points", "of", *(f"points of {one}" for one in sections), *counts, "problem", *columns])
     for one in solutions:
-        own = one["statements"]
-        of_section = [sum(s["points"] for s in own if s["section"] == section) for section in sections]
-        verdicts = {statement["id"]: statement["verdict"] for statement in own}
+        of_section = [one["points by section"].get(section, [0.0])[0] for section in sections]
+        verdicts = {statement["id"]: statement["verdict"] for statement in one["statements"]}
         numbers = [one["passed"], one["failed"], one["mistakes"], one.get("seconds", 0)]
-        cells = [_cell(one["solution"]), one["points"], one["of"], *(round(points, 4) for points in of_section), *numbers]
+        cells = [_cell(one["solution"]), one["points"], one["of"], *of_section, *numbers]
         writer.writerow([*cells, _cell(one["problem"]), *(verdicts.get(column, "") for column in columns)])
     return out.getvalue()
 

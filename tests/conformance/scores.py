@@ -64,7 +64,7 @@ class Scores:
 
 
 def award(content: table.Content, scores: Scores) -> list[str]:
-    """Write `points` and `of` to each solution of `content` and to each of its statements.
+    """Write `points` and `of` to each solution of `content` and to each of its statements, and both of each section.
 
     Gives back, in words, what entries gave points to no statement: these count nowhere.
     """
@@ -78,13 +78,15 @@ def award(content: table.Content, scores: Scores) -> list[str]:
         entries = [given.entry(statement) for statement in statements]
         shares = {entry: points / entries.count(entry) for entry, points in given.points.items() if entry in entries}
         idle |= dict.fromkeys(f"{kind}.{key}" for kind, key in given.points if (kind, key) not in shares)
-        total = earned = Fraction(0)
+        by_section: dict[str, list[Fraction]] = {}
         for statement, entry in zip(statements, entries, strict=True):
             share = shares[entry] if entry else Fraction(0)
             got = share if statement["verdict"] == table.PASS else Fraction(0)
             statement["points"], statement["of"] = _written(got), _written(share)
-            total, earned = total + share, earned + got
-        one["points"], one["of"] = _written(earned), _written(total)
+            sums = by_section.setdefault(statement["section"], [Fraction(0), Fraction(0)])
+            sums[:] = sums[0] + got, sums[1] + share
+        one["points"], one["of"] = (_written(sum((sums[nth] for sums in by_section.values()), Fraction(0))) for nth in range(2))
+        one["points by section"] = {section: [*map(_written, by_section[section])] for section in sorted(by_section)}
     return [f"no statement that was asked is left for the points of {entry}: they count nowhere" for entry in idle]
 
 

@@ -160,7 +160,7 @@ def headline(one: dict[str, Any]) -> str:
         *([f"it is asked about {', '.join(one['prints'])}"] if one["prints"] else []),
     ]
     prints = f"; prints while {' and while '.join(where)}" if where else ""
-    points = f"{one['points']:g} of {one['of']:g} points; " if "points" in one else ""
+    points = f"{round(one['points'], 2):g} of {round(one['of'], 2):g} points; " if "points" in one else ""
     held = f"{one['passed']} statements hold, {one['failed']} fail{reasons}"
     return f"{one['solution']}: {points}{held}; {unclaimed} names not claimed{prints}"
 

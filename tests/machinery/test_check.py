@@ -119,7 +119,8 @@ def assert_most_particular(award: Award) -> None:
         "test_odd[max_aggregate]": (0, 0),
     }
     assert (one["points"], one["of"]) == (18.6667, 24)
-    assert table.headline(one).startswith("alice.py: 18.6667 of 24 points; 3 statements hold, 3 fail for 2 reasons; ")
+    assert one["points by section"] == {"2.2": [18.6667, 24], "3.3": [0, 0]}
+    assert table.headline(one).startswith("alice.py: 18.67 of 24 points; 3 statements hold, 3 fail for 2 reasons; ")
 
 
 def test_a_statement_takes_its_points_from_the_most_particular_entry() -> None:
@@ -298,6 +299,7 @@ def test_a_students_page_has_hints_first_and_nothing_of_others() -> None:
     mend = page[page.index("To mend first") : page.index("</ol>")]
     assert mend.index("KeyError") < mend.index("&lt;b&gt;")
     assert "30 of 100 points" in page
+    assert "(costs 35 of 100 points)" in mend
     assert "alice.py-" not in page
     assert "<b>" not in page
 
