@@ -78,7 +78,7 @@ class _Check:
             raise CheckError("nothing to check: give solutions (FILE.py, NOTEBOOK.ipynb, FOLDER, ...) or --course FOLDER")
         self.scores = read_scores(Path(asked.scores).expanduser()) if asked.scores else Scores()
         self.todo, self.notes = submissions(asked.solutions, asked.course)
-        self._refuse_the_unusable()
+        self.unusable = self._refuse_the_unusable()
         self.out = Path(asked.out).expanduser().absolute()
         try:
             (self.out / KEPT).mkdir(parents=True, exist_ok=True)
@@ -90,13 +90,15 @@ class _Check:
         self.done: dict[Submission, dict[str, Any]] = {}
         self.running = _Running()
 
-    def _refuse_the_unusable(self) -> None:
+    def _refuse_the_unusable(self) -> dict[Submission, str]:
+        """Why entries of a course cannot be asked. Raises CheckError for solutions that the user named."""
         from tests.conformance.plugin import _unusable
 
         sys.path.append(os.getcwd())  # modules of the caller's folder, as his own python has them
-        wrong = [f"{one.label}: {complaint}" for one in self.todo if (complaint := _unusable(one.label))]
-        if wrong:
-            raise CheckError("; ".join(wrong))
+        wrong = {one: complaint for one in self.todo if (complaint := _unusable(one.label))}
+        if named := [f"{one.label}: {complaint}" for one, complaint in wrong.items() if one.is_named]:
+            raise CheckError("; ".join(named))
+        return wrong
 
     def run(self) -> int:
         for note in self.notes:
@@ -121,6 +123,14 @@ class _Check:
 
     def _content(self, one: Submission, spec: str) -> tuple[dict[str, Any], bool]:
         """What a solution comes to, kept or asked now, and which."""
+        if complaint := self.unusable.get(one):
+            return _unended(one, complaint), False
+        try:
+            return self._kept_or_asked(one, spec)
+        except Exception as error:  # of files that change meanwhile, say: the others are asked all the same
+            return _unended(one, f"{type(error).__name__}: {error}"), False
+
+    def _kept_or_asked(self, one: Submission, spec: str) -> tuple[dict[str, Any], bool]:
         name = key(one, self.asked.time_limit, spec)
         kept = self.out / KEPT / f"{name}.json"
         if name and not self.asked.fresh:
@@ -154,7 +164,7 @@ class _Check:
 
     def _end(self) -> None:
         """The table of the course, or of the only solution on the terminal, and where files are."""
-        whole = next((content["statements"] for content in self.done.values() if content["statements"]), [])
+        whole: list[dict[str, Any]] = next((content["statements"] for content in self.done.values() if content["statements"]), [])
         for one, content in self.done.items():
             if whole and not content["statements"]:  # of a session that came to no end: what it would have been asked
                 content["statements"] = [

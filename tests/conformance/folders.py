@@ -44,15 +44,23 @@ def code_of(folder: Path) -> Iterator[Path]:
         if is_code and path.is_file():
             yield path
     for path in entries:
-        if path.is_dir() and not path.name.startswith(".") and path.name not in NOBODYS and not (path / "pyvenv.cfg").exists():
+        if _is_part(path) and not (path / "pyvenv.cfg").exists():
             yield from code_of(path)
+
+
+def _is_part(path: Path) -> bool:
+    """Is it a folder of the solution's own? A link may lead anywhere, or in a circle."""
+    return path.is_dir() and not path.is_symlink() and not path.name.startswith(".") and path.name not in NOBODYS
 
 
 def root_of(folder: Path) -> Path:
     """The folder itself, or the only one in it, where it has no files but those of no code."""
     while True:
-        seen = [path for path in folder.iterdir() if not path.name.startswith(".") and path.name not in NOBODYS]
-        inner = [path for path in seen if path.is_dir()]
+        try:
+            seen = [*folder.iterdir()]
+        except OSError:
+            return folder
+        inner = [path for path in seen if _is_part(path)]
         if len(inner) != 1 or any(path.suffix in (".py", ".ipynb") for path in seen if path.is_file()):
             return folder
         folder = inner[0]

@@ -10,7 +10,7 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -29,10 +29,11 @@ class SubmissionError(ValueError):
 
 @dataclass(frozen=True)
 class Submission:
-    """A solution: the name that results bear, and the label that --impl takes."""
+    """A solution: the name that results bear, the label that --impl takes, and whether the user named it himself."""
 
     name: str
     label: str
+    is_named: bool = field(default=True, compare=False)  # else it was found in a course's folder
 
     @property
     def place(self) -> Path | None:
@@ -55,6 +56,7 @@ def submissions(given: Sequence[str], courses: Sequence[str]) -> tuple[list[Subm
     labels, notes = [], []
     for word in given:
         labels += _expanded(word)
+    named = {*labels}
     for word in courses:
         kind, place = _without_kind(word)
         folder = Path(place).expanduser().absolute()
@@ -68,7 +70,7 @@ def submissions(given: Sequence[str], courses: Sequence[str]) -> tuple[list[Subm
         if others := [path.name for path in entries if path not in found]:
             notes.append(f"{word}: left out {', '.join(others)}, neither folder nor Python file nor notebook")
     labels = list(dict.fromkeys(labels))
-    return [Submission(name, label) for name, label in zip(_names(labels), labels, strict=True)], notes
+    return [Submission(name, label, label in named) for name, label in zip(_names(labels), labels, strict=True)], notes
 
 
 def _expanded(word: str) -> list[str]:
@@ -152,7 +154,11 @@ def specification() -> str:
 
 def _files(folder: Path) -> Iterator[Path]:
     """All files below a folder but hidden ones, caches and environments."""
-    for path in folder.iterdir():
+    try:
+        entries = [*folder.iterdir()]
+    except OSError:
+        return
+    for path in entries:
         if path.name.startswith(".") or path.name in NOBODYS or path.suffix == ".pyc":
             continue
         if path.is_dir() and not path.is_symlink() and not (path / "pyvenv.cfg").exists():

@@ -536,6 +536,29 @@ def test_what_a_verdict_depends_on_is_in_its_key(folder: Path) -> None:
 # -- sessions -----------------------------------------------------------------------------------------------------------------
 
 
+def test_one_bad_submission_ends_none_of_the_others(
+    folder: Path, sessions: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder without code, one that links to itself, and a session that cannot be started are rows of the table."""
+    (folder / "course/dave").mkdir()
+    (folder / "course/erin").mkdir()
+    (folder / "course/erin/again").symlink_to("..")
+    ask = check._Running.ask
+
+    def sometimes(self: Any, one: Submission, *given: Any) -> dict[str, Any]:
+        if one.name == "bob":
+            raise OSError("no more processes")
+        return ask(self, one, *given)
+
+    monkeypatch.setattr(check._Running, "ask", sometimes)
+    assert check.main(asked(course=["course"])) == check.FAIL
+    said = capsys.readouterr().out
+    assert "alice: 100 of 100 points" in said
+    assert "bob could not be asked: OSError: no more processes" in said
+    assert said.count("could not be asked: there is no Python file in it") == 2
+    assert sessions == ["alice", "carol"]
+
+
 def asked(*solutions: str, **changes: Any) -> list[str]:
     """The words for check.main."""
     usual = {"course": [], "scores": None, "out": "checked", "format": ["html", "csv"], "time_limit": 10.0, "jobs": 1}
@@ -620,6 +643,7 @@ def test_ctrl_c_keeps_what_is_finished(
     [
         (asked(), "nothing to check: give solutions"),
         (asked("nowhere.py"), "nowhere.py: there is no such file"),
+        (asked("other/empty", "course/alice.py"), "other/empty: there is no"),
         (asked("course/notes.pdf", "course/alice.py"), "course/notes.pdf: it is no Python file"),
         (asked("course/alice.py", format=["html", "excel"]), "--format excel: give any of html, gradescope, "),
         (asked("course/alice.py", time_limit=0.0), "--time-limit 0: give seconds above 0"),
@@ -673,7 +697,7 @@ def test_vp_without_the_tests_says_where_they_are(tmp_path: Path, monkeypatch: p
 def test_a_course_is_checked_from_any_folder(tmp_path: Path) -> None:
     """`python -m vp check` beside a folder `tests` of the user's own: a right notebook, a package that ends its process."""
     (tmp_path / "course/package").mkdir(parents=True)
-    notebook(tmp_path / "course/right.ipynb", "def sum_aggregate(A, H): return A @ H")
+    notebook(tmp_path / "course/jürgen müller.ipynb", "def sum_aggregate(A, H): return A @ H")
     (tmp_path / "course/package/__init__.py").write_text("from .one import sum_aggregate", encoding="utf-8")
     (tmp_path / "course/package/one.py").write_text("import os\ndef sum_aggregate(A, H): os._exit(3)", encoding="utf-8")
     (tmp_path / "tests").mkdir()
@@ -689,12 +713,12 @@ def test_a_course_is_checked_from_any_folder(tmp_path: Path) -> None:
         timeout=580,
     )
     assert done.returncode == 1, done.stdout + done.stderr
-    assert re.search(r"right: 5 of 5 points; \d+ statements hold, 0 fail; ", done.stdout)
+    assert re.search(r"jürgen müller: 5 of 5 points; \d+ statements hold, 0 fail; ", done.stdout)
     assert "package: 0 of 5 points; 0 statements hold" in done.stdout
-    for name, score in (("right", 5), ("package", 0)):
+    for name, score in (("jürgen_müller", 5), ("package", 0)):
         results = json.loads((tmp_path / "checked" / name / "results.json").read_text("utf-8"))
         assert results["score"] == score
         assert len(results["tests"]) > 150
         assert results["execution_time"] > 0
     assert "ended the process it ran in" in (tmp_path / "checked/package/feedback.html").read_text("utf-8")
-    assert {path.name for path in (tmp_path / "checked/right").iterdir()} == {file for file, _ in formats.STUDENT.values()}
+    assert {path.name for path in (tmp_path / "checked/jürgen_müller").iterdir()} == {file for file, _ in formats.STUDENT.values()}
