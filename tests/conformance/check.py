@@ -25,11 +25,10 @@ from typing import Any
 from tests.conformance import formats, table
 from tests.conformance.options import WORKERS
 from tests.conformance.scores import Scores, ScoresError, award, read_scores
-from tests.conformance.submissions import ROOT, Submission, SubmissionError, folders_of, key, specification, submissions
+from tests.conformance.submissions import KEPT, ROOT, Submission, SubmissionError, folders_of, key, specification, submissions
 from vp.machine.devices import usable_cores
 
 HOLD, FAIL, ERROR, INTERRUPTED = 0, 1, 2, 130
-KEPT = ".kept"
 SESSION_LIMITS = 90  # how many limits of a call a whole session may take: 15 minutes, where a complete solution takes one
 NEEDED = ("pytest", "xdist", "hypothesis")
 
@@ -58,6 +57,9 @@ def main(words: Sequence[str]) -> int:
         return _Check(Asked(**json.loads(words[0]))).run()
     except (CheckError, ScoresError, SubmissionError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return ERROR
+    except OSError as error:  # a full disk, say
+        print(f"error: {error}; finished solutions are kept, start again to go on", file=sys.stderr)
         return ERROR
 
 

@@ -20,6 +20,7 @@ from tests.conformance.options import split_label
 ROOT = Path(__file__).parents[2]
 SPECIFICATION = ("conftest.py", "pyproject.toml", "expectations", "tests", "vp")  # whose change makes a verdict old
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "networkx", "hypothesis", "pytest", "torch_geometric")
+KEPT = ".kept"  # in a folder of results: what need not be asked again
 LARGE = 16 * 2**20  # bytes, beyond which a file's size and time stand for what is in it
 
 
@@ -44,7 +45,7 @@ class Submission:
     @property
     def slug(self) -> str:
         """Its name as a folder's."""
-        return re.sub(r"[^\w.-]+", "_", self.name).strip(".") or "solution"
+        return _slug(self.name)
 
 
 def submissions(given: Sequence[str], courses: Sequence[str]) -> tuple[list[Submission], list[str]]:
@@ -63,6 +64,7 @@ def submissions(given: Sequence[str], courses: Sequence[str]) -> tuple[list[Subm
         if not folder.is_dir():
             raise SubmissionError(f"--course {word}: there is no such folder")
         entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and path.name not in NOBODYS]
+        entries = [path for path in entries if not (path / KEPT).is_dir()]  # results of an earlier call
         found = [path for path in entries if path.is_dir() or (path.suffix in (".py", ".ipynb") and not kind)]
         if not found:
             raise SubmissionError(f"--course {word}: no folder, Python file or notebook is in it")
@@ -97,12 +99,16 @@ def _without_kind(word: str) -> tuple[str, str]:
     return "", word
 
 
+def _slug(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", name).strip(".") or "solution"
+
+
 def _is_module(place: str) -> bool:
     return all(part.isidentifier() for part in place.partition(":")[0].split("."))
 
 
 def _names(labels: Sequence[str]) -> list[str]:
-    """Short names, all different: file or folder without its ending, with as much of what is above as it takes."""
+    """Short names, of all different folders: file or folder without its ending, with as much of what is above as it takes."""
     ways = []
     for label in labels:
         path, attribute = split_label(_without_kind(label)[1])
@@ -115,10 +121,10 @@ def _names(labels: Sequence[str]) -> list[str]:
         ways[-1] = [f"{way}-{attribute}" if attribute and Path(path).exists() else way for way in ways[-1]]
     names = [way[0] for way in ways]
     for nth in range(1, 4):
-        taken = Counter(name.lower() for name in names)
-        names = [way[nth] if taken[name.lower()] > 1 else name for name, way in zip(names, ways, strict=True)]
-    taken = Counter(name.lower() for name in names)
-    return [f"{name}-{nth}" if taken[name.lower()] > 1 else name for nth, name in enumerate(names, start=1)]
+        taken = Counter(_slug(name).lower() for name in names)
+        names = [way[nth] if taken[_slug(name).lower()] > 1 else name for name, way in zip(names, ways, strict=True)]
+    taken = Counter(_slug(name).lower() for name in names)
+    return [f"{name}-{nth}" if taken[_slug(name).lower()] > 1 else name for nth, name in enumerate(names, start=1)]
 
 
 # -- what has been asked before ---------------------------------------------------------------------------------------------

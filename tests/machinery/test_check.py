@@ -489,6 +489,12 @@ def test_solutions_of_one_name_are_told_apart(folder: Path) -> None:
     assert len({one.slug.lower() for one in found}) == 4
     found, _ = submissions(["course/bob", "other/bob"], [])
     assert [one.name for one in found] == ["course-bob", "other-bob"]
+    for name in ("b ob", "b+ob", "B_OB"):
+        (folder / "course" / name).mkdir()
+    (folder / "course/checked/.kept").mkdir(parents=True)
+    found, _ = submissions([], ["course"])
+    assert {"b ob", "b+ob", "B_OB"} & {one.name for one in found} == set()
+    assert len({one.slug.lower() for one in found}) == len(found) == 6
 
 
 @pytest.mark.parametrize(
