@@ -1,4 +1,4 @@
-"""python -m vp list | run NAME | ask | pretrain | fetch | doctor | bench | fidelity | send.
+"""python -m vp list | run NAME | ask | check | pretrain | fetch | doctor | bench | fidelity | send.
 
 Errors a user can mend are one line, exit code 2.
 """
@@ -17,6 +17,8 @@ from typing import TextIO
 
 from vp.machine.device_lock import this_device
 from vp.machine.errors import VpError
+
+MEASURE_NOTHING = ("list", "check", "fetch", "bench", "send")  # commands that need not wait for a measurement
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,6 +66,26 @@ def _parser() -> argparse.ArgumentParser:
     asking.add_argument("--json", action="store_true")
     asking.add_argument("--strict", action="store_true", help="refuse a folder with a broken picture, which else is left out")
 
+    checking = commands.add_parser("check", help="ask the specification of solutions: points, and feedback for their authors")
+    checking.add_argument("solutions", nargs="*", metavar="SOLUTION", help="FILE.py, NOTEBOOK.ipynb, a FOLDER of one solution, ...")
+    checking.add_argument(
+        "--course", action="append", default=[], metavar="FOLDER", help="each file and folder in it is a solution"
+    )
+    checking.add_argument("--scores", metavar="FILE", help="points for sections, names or statements (TOML; default: 100 in all)")
+    checking.add_argument("--out", default="checked", metavar="FOLDER", help="results, and what a second call need not ask again")
+    checking.add_argument(
+        "--format",
+        nargs="+",
+        default=["html", "csv"],
+        metavar="FORMAT",
+        help="html (default: with csv), csv, gradescope, classroom, junit, json",
+    )
+    checking.add_argument(
+        "--time-limit", type=float, default=10.0, metavar="S", help="seconds for one call of a solution (default 10)"
+    )
+    checking.add_argument("--jobs", type=int, metavar="N", help="solutions at the same time (default: one a core)")
+    checking.add_argument("--fresh", action="store_true", help="ask again what is kept")
+
     pretraining = commands.add_parser("pretrain", help="train a miniature model from the embedded world, resumable")
     pretraining.add_argument("model", nargs="?", default="mini-clip", choices=("mini-clip", "mini-resnet"))
     pretraining.add_argument("--steps", type=int, help="fewer for a try (default: what the shipped weights were trained with)")
@@ -89,27 +111,26 @@ def _parser() -> argparse.ArgumentParser:
     for command in (running, asking, pretraining, examining, timing):
         command.add_argument("--device", default="auto", help="auto (default), cpu, cuda or mps")
     performs = {listing: "runs:list_runs", running: "runs:run", asking: "ask:ask", pretraining: "pretrain:pretrain"}
-    performs |= {command: f"{command.prog.split()[-1]}:command" for command in (fetching, examining, timing, comparing, sending)}
+    commands_of_a_file = (checking, fetching, examining, timing, comparing, sending)
+    performs |= {command: f"{command.prog.split()[-1]}:command" for command in commands_of_a_file}
     for command, function in performs.items():
         command.set_defaults(performs=function)
     return parser
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run a command; 0 when done, 2 for an error the user can mend, 130 when interrupted."""
+    """Run a command; 0 when done, 1 where a checked solution fails, 2 for an error the user can mend, 130 when interrupted."""
     parser = _parser()
     arguments = parser.parse_args(words)
     if arguments.command == "run" and (arguments.name is None) == (arguments.dataset is None):
         parser.error("run: give the name of a run, or --dataset and --method")
     try:
-        with (
-            warnings.catch_warnings(),
-            nullcontext() if arguments.command in ("list", "fetch", "bench", "send") else this_device().share(),
-        ):
+        with warnings.catch_warnings(), nullcontext() if arguments.command in MEASURE_NOTHING else this_device().share():
             warnings.showwarning = _note
             module, _, function = arguments.performs.partition(":")
-            getattr(import_module(f"vp.commands.{module}"), function)(arguments)
+            code = getattr(import_module(f"vp.commands.{module}"), function)(arguments)
         sys.stdout.flush()
+        return int(code or 0)
     except VpError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -35,6 +35,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
+from tests.conformance import folders, notebooks
 from tests.conformance.conduct import GRADIENTS, MODULES, PRECISION, PROJECT, RANDOM_NUMBERS, Conduct, is_installed
 from tests.conformance.course.files import course_folder
 from tests.conformance.judge import Guard
@@ -183,16 +184,17 @@ class Marks:
 
 
 class Foreign:
-    """A solution by its label: a Python file, a module's name, or either of them, a colon and what in it holds the names."""
+    """A solution by its label: a Python file, a notebook, a folder, a module's name, or file or module, a colon, and what holds the
+    names."""
 
     def __init__(self, label: str, marks: Marks, limit_s: float) -> None:
         self.label, self.marks, self.limit_s = label, marks, limit_s
         place, holder = split_label(label)
         course = course_folder(label)
-        file = Path(place).resolve() if place.endswith(".py") and course is None else None
-        self._place = f"{file}:{holder}" if file and holder else str(file) if file else label
-        own, folder = course.resolve() if course else file, course.resolve() if course else file.parent if file else None
-        trusted = any(own.is_relative_to(PROJECT / one) for one in MODULES) if own else place.partition(".")[0] in MODULES
+        path = course.resolve() if course else _path(place)
+        self._place = f"{path}:{holder}" if path and holder else str(path or label)
+        trusted = any(path.is_relative_to(PROJECT / one) for one in MODULES) if path else place.partition(".")[0] in MODULES
+        folder = course.resolve() if course else _folder(path)
         self.conduct = Conduct(folder or _folder_of(place), trusted, private=(marks.folder.parent.resolve(),))
         self.ground = _course_ground(course.resolve(), self.conduct) if course else Ground(folder, self.conduct)
         self.guard: Guard | None = None  # of the judge, where it shares the process
@@ -280,7 +282,8 @@ class Foreign:
                     with self.ground.enter(limit_s), redirect_stdout(out), redirect_stderr(err):
                         holder = self._holder(limit_s)
                         self._targets = {name: found for name in NAMES if (found := _get(holder, name)) is not None}
-                        self._misnamed = tuple(_misnamed(holder, self._targets))
+                        notes = holder._notes if isinstance(holder, folders.Folder) else ()
+                        self._misnamed = (*_misnamed(holder, self._targets), *notes)
                 except BaseException as error:
                     said = err.getvalue().strip().rpartition("\n")[2]
                     words = f"does not import: {_why(error, limit_s)}{f'; it said: {said}' if said else ''}"
@@ -303,14 +306,28 @@ def _course_ground(folder: Path, conduct: Conduct) -> Ground:
     return CourseGround(folder, conduct)
 
 
+def _path(place: str) -> Path | None:
+    """The file or folder of a solution; None for a module of the environment."""
+    return Path(place).resolve() if place.endswith((".py", ".ipynb")) or (place and Path(place).is_dir()) else None
+
+
+def _folder(path: Path | None) -> Path | None:
+    """Where a solution's own modules are; None for a module of the environment."""
+    return None if path is None else folders.root_of(path) if path.is_dir() else path.parent
+
+
 def load(label: str) -> Any:
     """What holds the names of a solution. Raises whatever its import raises, Complaint when there is no such thing."""
     place, attribute = split_label(label)
-    if place.endswith(".py"):
-        path = Path(place).resolve()
-        if not path.is_file():
-            raise Complaint(f"there is no file {place}")
-        name = f"solution_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    path = Path(place).resolve()
+    name = f"solution_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if place.endswith((".py", ".ipynb")) and not path.is_file():
+        raise Complaint(f"there is no file {place}")
+    if place and path.is_dir():
+        return folders.load(path)
+    if place.endswith(".ipynb"):
+        module = notebooks.load(path, name)
+    elif place.endswith(".py"):
         spec = importlib.util.spec_from_file_location(name, path)
         assert spec is not None
         assert spec.loader is not None

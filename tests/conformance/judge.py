@@ -104,6 +104,8 @@ class Seal:
             if every:
                 self._constants += [(f"{title}.{n}", v, _content(v)) for n, v in zip(names, values, strict=True) if _is_data(v)]
         self._functions = list(functions.values())
+        for one in self._functions:
+            _finish(one)
         self._codes = [_code(one) for one in self._functions]
         self._traces, self._modes = _traces(), torch._C._len_torch_function_stack()
         self._effort, self._profile = _effort(), hypothesis.settings.default
@@ -201,6 +203,13 @@ def _mentioned(module: ModuleType) -> Iterator[str]:
         code = pending.pop()
         yield from code.co_names
         pending += [one for one in code.co_consts if isinstance(one, CodeType)]
+
+
+def _finish(function: FunctionType) -> None:
+    """networkx compiles a decorated function when it is called first, in place: now, so that it stays as it is sealed."""
+    compiles = getattr(vars(function).get("__argmap__"), "_lazy_compile", None)
+    if compiles is not None:
+        compiles(function)
 
 
 def _functions(value: Any) -> Iterator[FunctionType]:

@@ -13,6 +13,7 @@ import pytest
 from vp.machine.devices import usable_cores
 
 WORKERS = 2
+SPECIFIES = "@pytest.mark.specifies("
 
 
 def add_options(group: pytest.OptionGroup) -> None:
@@ -20,7 +21,7 @@ def add_options(group: pytest.OptionGroup) -> None:
         "--impl",
         action="append",
         metavar="SOLUTION",
-        help="ask the specification of this file.py, module, either:object, or course:FOLDER; may be given several times",
+        help="ask the specification of this file.py, notebook.ipynb, folder, module, either:object, or course:FOLDER; repeatable",
     )
     group.addoption(
         "--isolated",
@@ -28,6 +29,7 @@ def add_options(group: pytest.OptionGroup) -> None:
         help="with --impl: workers run as another user, without a network, the project read-only, as far as the system allows it",
     )
     group.addoption("--time-limit", type=float, default=10.0, metavar="S", help="with --impl: seconds for one call of a solution")
+    group.addoption("--scores", type=Path, metavar="FILE", help="with --impl: points for sections, names or statements (TOML)")
 
 
 def write_results(path: Path | None, content: Any) -> str:
@@ -43,7 +45,9 @@ def write_results(path: Path | None, content: Any) -> str:
 
 def split_label(label: str) -> tuple[str, str]:
     """The file or module of a solution, and what in it holds the names: "" for all of it. A drive's colon is the file's own."""
-    found = re.fullmatch(r"(.+\.py)(?::(\w+))?", label) or re.fullmatch(r"([^:]*):?(.*)", label)
+    if label and Path(label).is_dir():
+        return label, ""
+    found = re.fullmatch(r"(.+\.(?:py|ipynb))(?::(\w+))?", label) or re.fullmatch(r"([^:]*):?(.*)", label)
     assert found is not None
     return found[1], found[2] or ""
 
@@ -57,6 +61,8 @@ def names_of(item: pytest.Item) -> tuple[str, ...]:
 
 def use_workers(config: pytest.Config) -> None:
     """Foreign code runs in workers only, which may die: unless the caller says otherwise, two of them."""
+    if config.getoption("--scores") and not config.getoption("--impl"):
+        raise pytest.UsageError("--scores gives points to a solution: name one with --impl")
     if not config.getoption("--impl") or hasattr(config, "workerinput"):
         return
     option = config.option

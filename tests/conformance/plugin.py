@@ -16,13 +16,14 @@ from typing import Any
 import hypothesis
 import pytest
 
-from tests.conformance import isolation, table
+from tests.conformance import isolation, notebooks, table
 from tests.conformance.course.files import course_folder
 from tests.conformance.course.files import unusable as unusable_folder
-from tests.conformance.options import names_of, split_label, write_results
+from tests.conformance.folders import has_code
+from tests.conformance.options import SPECIFIES, names_of, split_label, write_results
+from tests.conformance.scores import ScoresError, award, read_scores
 
 ROW = "vp_row"
-SPECIFIES = "@pytest.mark.specifies("
 FAILING_EXAMPLES = "_hypothesis_failing_examples"  # of hypothesis's pytest plugin, which would make a patch of our tests from them
 EXAMPLES = 15  # of each statement: on two cores, a complete solution is to take less than a minute
 UNSHRUNK = "unshrunk"  # --hypothesis-profile: half as many examples, and counterexamples as they are found, which is quicker
@@ -60,6 +61,10 @@ class Conformance:
             for label in self.solutions:
                 if complaint := _unusable(label):
                     raise pytest.UsageError(f"--impl {label}: {complaint}")
+            try:
+                self.scores = read_scores(file) if (file := config.getoption("--scores")) else None
+            except ScoresError as error:
+                raise pytest.UsageError(f"--scores {error}") from None
             self._scratch = tempfile.TemporaryDirectory(prefix="vp-conformance-")
             self.marks = Path(self._scratch.name)
             if config.getoption("--isolated"):
@@ -291,6 +296,10 @@ class Conformance:
             return
         self.content = table.content(self.solutions, self._honest())
         self._scratch.cleanup()
+        for one in self.content:
+            place, _ = split_label(one["solution"])
+            one["left out"] = notebooks.left_out(Path(place)) if place.endswith(".ipynb") else []
+        self.notes = award(self.content, self.scores) if self.scores else []
         self.complaint = write_results(self.config.getoption("--results"), self.content)
         if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
             good = all(one["holds"] for one in self.content) and not self.complaint
@@ -312,6 +321,8 @@ class Conformance:
                 terminalreporter.write_line(self.isolated, yellow="NOT isolated" in self.isolated)
             for line, colour in table.lines(getattr(self, "content", [])):
                 terminalreporter.write_line(line, **({colour: True} if colour else {}))
+            for note in getattr(self, "notes", []):
+                terminalreporter.write_line(f"--scores: {note}", yellow=True)
             if complaint := getattr(self, "complaint", ""):
                 terminalreporter.write_line(complaint, red=True)
 
@@ -383,9 +394,9 @@ def _unusable(label: str) -> str:
     place, _ = split_label(label)
     if not place:
         return "it names nothing: give a .py file, a module, or either:object"
-    if place.endswith(".ipynb"):
-        return f"give a .py file (`jupyter nbconvert --to script {place}` makes one)"
-    if place.endswith(".py"):
+    if Path(place).is_dir():
+        return "" if has_code(Path(place)) else "there is no Python file in it"
+    if place.endswith((".py", ".ipynb")):
         return "" if Path(place).is_file() else "there is no such file"
     if Path(place).exists():
         return "it is no Python file: give a .py file, a module, or either:object"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from itertools import groupby
@@ -14,6 +14,7 @@ from tests.conformance.conduct import RULES
 from tests.conformance.names import NAMES
 
 PASS, FAIL, NOT_CLAIMED = "pass", "fail", "not claimed"
+NO_TEST = "tests/conformance/foreign.py::Watched.watch"  # in place of a test, for what any call must keep to
 PURITY = "What is given to a solution stays as it was."
 Content = list[dict[str, Any]]
 
@@ -38,7 +39,20 @@ class Row:
 
     @property
     def function(self) -> str:
-        return self.test.rpartition("::")[2].partition("[")[0]
+        return self.id.partition("[")[0]
+
+    @property
+    def place(self) -> str:
+        """The test, without whom it asks: `tests/test_2_2_visual_prompts.py::test_x[FixedPatch]`."""
+        place, _, case = self.test.partition("[")
+        label = self.solution.encode("unicode_escape").decode()  # as pytest writes it
+        case = case.removeprefix(label).removeprefix("-")
+        return f"{place}[{case}" if case not in ("", "]") else place
+
+    @property
+    def id(self) -> str:
+        """The statement for a scores file and a course's table: its function, and its case where it has several."""
+        return self.place.partition("::")[2]
 
     def but(self, **changes: Any) -> Row:
         return replace(self, **changes)
@@ -49,6 +63,7 @@ def content(solutions: list[str], rows: list[Row]) -> Content:
     found = []
     for label in solutions:
         own = [row for row in rows if row.solution == label]
+        asked_of_all = [*own]
         own += _purity(own)
         failed = {row.words for row in own if row.verdict == FAIL}
         problem = next(iter(failed)) if len(failed) == 1 and next(iter(failed)).startswith("does not import") else ""
@@ -76,7 +91,7 @@ def content(solutions: list[str], rows: list[Row]) -> Content:
                             "verdict": row.verdict,
                             "words": row.words,
                             "narrowed": row.narrowed,
-                            "test": row.test,
+                            "test": row.place,
                             "printed": row.printed,
                         }
                         for row in sorted(here, key=lambda row: ([*map([*NAMES].index, row.names)], row.test))
@@ -97,9 +112,23 @@ def content(solutions: list[str], rows: list[Row]) -> Content:
                 "prints": sorted({name for row in asked if row.printed for name in row.names}),
                 "prints at import": any(row.printed_at_import for row in own),
                 "sections": sections,
+                "statements": [_statement_of(row, bool(problem)) for row in asked_of_all],
             }
         )
     return found
+
+
+def _statement_of(row: Row, has_problem: bool) -> dict[str, Any]:
+    """A statement that was asked, or would have been, had the solution its names: what scores are given for."""
+    return {
+        "id": row.id,
+        "section": NAMES[row.names[0]].section,
+        "names": list(row.names),
+        "statement": row.statement,
+        "verdict": NOT_CLAIMED if has_problem else row.verdict,
+        "words": "" if has_problem else row.words,
+        "narrowed": row.narrowed,
+    }
 
 
 def _purity(rows: list[Row]) -> list[Row]:
@@ -113,9 +142,8 @@ def _purity(rows: list[Row]) -> list[Row]:
         for words in row.impure:
             name = next((one for one in row.names if re.match(rf"{one}\b", words)), row.names[0])
             changed.setdefault(name, row.but(names=(name,), words=words))
-    test = "tests/conformance/foreign.py::Watched.watch"
     return [
-        row.but(test=test, statement=PURITY, verdict=FAIL, printed=False, narrowed="", impure=())
+        row.but(test=NO_TEST, statement=PURITY, verdict=FAIL, printed=False, narrowed="", impure=())
         for name, row in changed.items()
         if name not in told
     ]
@@ -150,33 +178,34 @@ def headline(one: dict[str, Any]) -> str:
     if one["problem"]:
         return f"{one['solution']} {one['problem']}"
     unclaimed = sum(len(section["not claimed"]) for section in one["sections"])
-    mistakes = f" for {one['mistakes']} reason{'s' * (one['mistakes'] != 1)}" if one["failed"] else ""
+    reasons = f" for {one['mistakes']} reason{'s' * (one['mistakes'] != 1)}" if one["failed"] else ""
     where = [
         *(["it is imported"] if one["prints at import"] else []),
         *([f"it is asked about {', '.join(one['prints'])}"] if one["prints"] else []),
     ]
     prints = f"; prints while {' and while '.join(where)}" if where else ""
-    return (
-        f"{one['solution']}: {one['passed']} statements hold, {one['failed']} fail{mistakes}; {unclaimed} names not claimed{prints}"
-    )
+    points = f"{round(one['points'], 2):g} of {round(one['of'], 2):g} points; " if "points" in one else ""
+    held = f"{one['passed']} statements hold, {one['failed']} fail{reasons}"
+    return f"{one['solution']}: {points}{held}; {unclaimed} names not claimed{prints}"
 
 
 def lines(content: Content) -> Iterator[tuple[str, str]]:
-    """The table for a terminal: lines and their colours."""
+    """The table for a terminal: lines and their colours. A mistake is said once, and all that fails for it below its first row."""
     for one in content:
         yield "", ""
         yield headline(one), "green" if one["holds"] else "red"
-        for misnamed in one["misnamed"]:
-            yield f"  {misnamed}", "yellow"
+        for note in notes(one):
+            yield f"  {note}", "yellow"
         if one["problem"]:
             continue
+        found = mistakes(one)
         for section in one["sections"]:
             if not section["rows"] and not section["not asked"]:
                 continue
             yield f"  section {section['section']}", "bold"
             for names, group in groupby(section["rows"], key=lambda row: ", ".join(row["names"])):
                 yield f"    {names}", ""
-                yield from _rows(list(group))
+                yield from _rows(list(group), found)
             if section["not asked"]:
                 yield f"    not asked here: {', '.join(section['not asked'])}", ""
             if section["not claimed"]:
@@ -185,38 +214,71 @@ def lines(content: Content) -> Iterator[tuple[str, str]]:
             yield "  not claimed at all: " + "; ".join(f"{s['section']} ({', '.join(s['not claimed'])})" for s in empty), ""
 
 
-def _rows(rows: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
-    """The rows of a name; what makes all of them fail, such as its signature, is said once."""
-    mistakes = {_mistake(row) for row in rows}
-    if len(rows) > 1 and len(mistakes) == 1 and rows[0]["verdict"] == FAIL:
-        yield f"      {FAIL:4}  all {len(rows)} statements", "red"
-        yield f"            {rows[0]['words']}", ""
-        return
-    for row, words in _told_once(rows):
+def notes(one: dict[str, Any]) -> list[str]:
+    """What helps the author of a solution before any statement does: names that are nearly right, cells that were left out."""
+    return [*one["misnamed"], *one.get("left out", ())]
+
+
+@dataclass
+class Mistake:
+    """One reason for which statements fail: the rows, in the order of the table, the first of which tells it."""
+
+    words: str
+    rows: list[dict[str, Any]]
+
+    def is_told_at(self, row: dict[str, Any]) -> bool:
+        return self.rows[0] is row
+
+
+def mistakes(one: dict[str, Any]) -> dict[str, Mistake]:
+    """The reasons for which statements of a solution fail, in whatever section, by what tells them apart."""
+    found: dict[str, Mistake] = {}
+    for section in one["sections"]:
+        for row in section["rows"]:
+            if row["verdict"] not in (PASS, NOT_CLAIMED):
+                found.setdefault(_mistake(row), Mistake(row["words"], [])).rows.append(row)
+    return found
+
+
+def _rows(rows: list[dict[str, Any]], found: dict[str, Mistake]) -> Iterator[tuple[str, str]]:
+    """The rows of a name; what fails for a reason that was told above is counted there, and listed where it was told."""
+    above = 0
+    for row in rows:
+        mistake = None if row["verdict"] in (PASS, NOT_CLAIMED) else found[_mistake(row)]
+        if mistake and not mistake.is_told_at(row):
+            above += row["names"] != mistake.rows[0]["names"]
+            continue
         narrowed = f" ({row['narrowed']})" if row["narrowed"] else ""
         yield (
             f"      {'----' if row['verdict'] == NOT_CLAIMED else row['verdict']:4}  {row['statement']}{narrowed}",
             "red" if row["verdict"] == FAIL else "",
         )
-        if words:
-            yield f"            {words}", ""
+        if row["words"]:
+            yield f"            {row['words']}", ""
             yield f"            ({row['test'].partition('[')[0]})", ""
+        for other in mistake.rows[1:] if mistake else ():
+            who = "" if other["names"] == row["names"] else f" ({', '.join(other['names'])})"
+            yield f"            {other['verdict']} for the same reason: {other['statement']}{who}", "red"
+    if above:
+        yield f"      fail  {above} statement{'s' * (above != 1)} more, for a reason told above", "red"
 
 
-def _told_once(rows: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Rows with their words, or "as above" where the mistake is that of the last row that had any."""
-    told = ""
-    for row in rows:
-        if not row["words"]:
-            yield row, ""
-            continue
-        yield row, "as above" if _mistake(row) == told else row["words"]
-        told = _mistake(row)
+# A call of a solution, its arguments, and what it did: `Padding(1, 5) raised KeyError: 3 (a.py, line 4)`.
+_RAISED = re.compile(r"raised (\w+)\b.* (\([^()]+, line \d+\))")
+_GAVE = re.compile(r"^(\w+(?: module)?)\(.*\) (gave .*: expected .*|changed .*)$")
 
 
 def _mistake(row: dict[str, Any]) -> str:
-    """The words of a failure, without its example."""
-    return str(row["words"]).partition("; smallest example")[0].removesuffix("; not tried again")
+    """What tells one reason for failures from another: no example, no arguments of a call, no sizes.
+
+    The same line that raises the same kind of error is one reason, whatever is called and with what.
+    """
+    words = str(row["words"]).partition("; smallest example")[0].removesuffix("; not tried again")
+    if raised := _RAISED.search(words):
+        return f"{raised[1]} {raised[2]}"
+    if gave := _GAVE.match(words):
+        return f"{gave[1]} {re.sub(r'[0-9]+', '#', gave[2])}"
+    return words
 
 
 STYLE = Path(__file__).parents[2] / "vp" / "report" / "writeup" / "style.css"
@@ -225,35 +287,47 @@ MARKS = {PASS: "reproduced", FAIL: "contradicted", NOT_CLAIMED: "not-run"}  # as
 
 def page(content: Content) -> str:
     """The same as HTML, at the top of pytest's report: each solution in a line, its verdicts as signs, then section by section."""
-    links, body = [], []
-    for nth, one in enumerate(content):
-        links.append(f"<a class='depth-0' href='#solution-{nth}'>{escape(one['solution'])}</a>")
-        body += [f"<h2 id='solution-{nth}'>{escape(one['solution'])}</h2><p class='lead'>{escape(headline(one))}</p>"]
-        body += [f"<p>{escape(misnamed)}</p>" for misnamed in one["misnamed"]]
-        if one["problem"]:
-            continue
-        asked = {f"section-{nth}-{section['section']}": section for section in one["sections"] if section["rows"]}
-        links += [f"<a class='depth-1' href='#{name}'>{escape(section['section'])}</a>" for name, section in asked.items()]
-        signs = [
-            f"<span class='signs'><a href='#{name}'>{escape(section['section'])}</a>"
-            + "".join(_sign(f"{name}-{i}", row) for i, row in enumerate(section["rows"]))
-            + "</span>"
-            for name, section in asked.items()
-        ]
-        body.append(f"<div class='strip'><div>{''.join(signs)}</div></div>")
-        for name, section in asked.items():
-            rows = "".join(_statement(f"{name}-{i}", *told) for i, told in enumerate(_told_once(section["rows"])))
-            title = f"<h3 id='{name}'>Section {escape(section['section'])}</h3>"
-            body.append(f"<section>{title}<div class='shown'><div class='claims'>{rows}</div></div></section>")
-        if lacking := [name for section in one["sections"] for name in section["not claimed"]]:
-            body.append(f"<h3>Not claimed</h3><p>{', '.join(f'<code>{escape(name)}</code>' for name in lacking)}</p>")
+    parts = [solution_part(one, nth) for nth, one in enumerate(content)]
+    last = "<details id='pytest-table'><summary>pytest's own table</summary></details>"
+    return framed([link for links, _ in parts for link in links], "".join(body for _, body in parts) + last)
+
+
+def framed(links: Sequence[str], body: str) -> str:
+    """Style, contents and text of a page."""
     navigation = (
         f"<nav class='beside' aria-label='Contents'>{''.join(links)}</nav>"
         f"<details class='above'><summary>Contents</summary><nav aria-label='Contents, folded'>{''.join(links)}</nav></details>"
     )
     style = f"<style>{STYLE.read_text(encoding='utf-8')}</style>"
-    last = "<details id='pytest-table'><summary>pytest's own table</summary></details>"
-    return f'{style}<div class="vp">{navigation}<main>{"".join(body)}{last}</main></div>'
+    return f'{style}<div class="vp">{navigation}<main>{body}</main></div>'
+
+
+def solution_part(one: dict[str, Any], nth: int = 0, opening: str = "") -> tuple[list[str], str]:
+    """The links to a solution's part of a page, and that part, with an opening of its own below its headline."""
+    links = [f"<a class='depth-0' href='#solution-{nth}'>{escape(one['solution'])}</a>"]
+    body = [f"<h2 id='solution-{nth}'>{escape(one['solution'])}</h2><p class='lead'>{escape(headline(one))}</p>"]
+    body += [f"<p>{escape(note)}</p>" for note in notes(one)]
+    body.append(opening)
+    if one["problem"]:
+        return links, "".join(body)
+    asked = {f"section-{nth}-{section['section']}": section for section in one["sections"] if section["rows"]}
+    links += [f"<a class='depth-1' href='#{name}'>{escape(section['section'])}</a>" for name, section in asked.items()]
+    signs = [
+        f"<span class='signs'><a href='#{name}'>{escape(section['section'])}</a>"
+        + "".join(_sign(f"{name}-{i}", row) for i, row in enumerate(section["rows"]))
+        + "</span>"
+        for name, section in asked.items()
+    ]
+    body.append(f"<div class='strip'><div>{''.join(signs)}</div></div>")
+    found = mistakes(one)
+    places = {id(row): f"{name}-{i}" for name, section in asked.items() for i, row in enumerate(section["rows"])}
+    for name, section in asked.items():
+        rows = "".join(_statement(places, row, found) for row in section["rows"])
+        title = f"<h3 id='{name}'>Section {escape(section['section'])}</h3>"
+        body.append(f"<section>{title}<div class='shown'><div class='claims'>{rows}</div></div></section>")
+    if lacking := [name for section in one["sections"] for name in section["not claimed"]]:
+        body.append(f"<h3>Not claimed</h3><p>{', '.join(f'<code>{escape(name)}</code>' for name in lacking)}</p>")
+    return links, "".join(body)
 
 
 def _sign(name: str, row: dict[str, Any]) -> str:
@@ -261,12 +335,22 @@ def _sign(name: str, row: dict[str, Any]) -> str:
     return f"<a class='sign {MARKS.get(row['verdict'], 'not-run')}' href='#{name}' aria-label='{told}' title='{told}'></a>"
 
 
-def _statement(name: str, row: dict[str, Any], words: str) -> str:
-    """A statement with its verdict and what refutes it; names and test are folded behind."""
+def _statement(places: dict[int, str], row: dict[str, Any], found: dict[str, Mistake]) -> str:
+    """A statement with its verdict and what refutes it, once a reason; names, test and what else fails for it are folded behind."""
     verdict = f"<span class='verdict {MARKS.get(row['verdict'], 'not-run')}'>{escape(row['verdict'])}</span>"
     named = ", ".join(f"<code>{escape(one)}</code>" for one in row["names"])
-    told = "".join(f"<span class='truth'>{escape(one)}</span>" for one in (words, row["narrowed"]) if one)
+    words, items = escape(row["words"]), [named, f"<code>{escape(row['test'])}</code>"]
+    if mistake := None if row["verdict"] in (PASS, NOT_CLAIMED) else found[_mistake(row)]:
+        if mistake.is_told_at(row):
+            items += [f"fails for the same reason: {_link(places, other)}" for other in mistake.rows[1:]]
+        else:
+            words = f"as above: {_link(places, mistake.rows[0])}"
+    told = "".join(f"<span class='truth'>{one}</span>" for one in (words, escape(row["narrowed"])) if one)
     return (
-        f"<details class='claim' id='{name}'><summary>{verdict}<span>{escape(row['statement'])}{told}</span></summary>"
-        f"<ul><li>{named}</li><li><code>{escape(row['test'])}</code></li></ul></details>"
+        f"<details class='claim' id='{places[id(row)]}'><summary>{verdict}<span>{escape(row['statement'])}{told}</span></summary>"
+        f"<ul>{''.join(f'<li>{item}</li>' for item in items)}</ul></details>"
     )
+
+
+def _link(places: dict[int, str], row: dict[str, Any]) -> str:
+    return f"<a href='#{places[id(row)]}'>{escape(row['statement'])}</a>"

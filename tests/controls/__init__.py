@@ -9,6 +9,7 @@ and each is rejected by the test that it names.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -90,7 +91,10 @@ def catalogue() -> dict[str, Control]:
 
 
 def __getattr__(key: str) -> Any:
-    """`tests.controls:KEY` is a solution that has a single public name, and that one wrong."""
-    if key.startswith("_") or (found := catalogue().get(key)) is None:
+    """`tests.controls:KEY` is a solution that has a single public name, and that one wrong.
+
+    Who imports one module of controls is asked for it here first, and need not wait for all others.
+    """
+    if key.startswith("_") or importlib.util.find_spec(f"{__name__}.{key}") or (found := catalogue().get(key)) is None:
         raise AttributeError(key)
     return SimpleNamespace(**{found.name: found.wrong})

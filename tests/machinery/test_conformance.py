@@ -492,7 +492,7 @@ def test_the_page_marks_verdicts_and_says_a_mistake_once() -> None:
     assert page.count("<span class='verdict contradicted'>fail</span>") == 2
     assert page.count("<span class='verdict reproduced'>pass</span>") == 1
     assert page.count("is off") == 1
-    assert page.count("<span class='truth'>as above</span>") == 1
+    assert page.count("<span class='truth'>as above: <a href='#section-0-2.2-") == 1
 
 
 def test_a_name_that_is_nearly_right_is_told(solution) -> None:
@@ -612,7 +612,8 @@ def test_a_solution_that_cannot_be_imported_is_one_row(tmp_path: Path, code: str
         (["--impl="], "it names nothing: give a .py file"),
         (["--impl=os", "--time-limit=0"], "give seconds above 0"),
         (["--impl=course:nowhere"], "--impl course:nowhere: there is no folder nowhere"),
-        (["--impl=mine.ipynb"], "give a .py file (`jupyter nbconvert --to script mine.ipynb` makes one)"),
+        (["--impl=mine.ipynb"], "there is no such file"),
+        (["--impl=expectations"], "there is no Python file in it"),
     ],
 )
 def test_options_that_cannot_be_followed_are_refused(arguments: list[str], complaint: str) -> None:

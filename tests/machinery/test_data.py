@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
 from open_clip.transform import image_transform
@@ -514,6 +513,8 @@ def test_wrong_resizings_are_rejected(wrong: Resize, mode: str) -> None:
 @given(height=st.integers(1, 60), width=st.integers(1, 60), size=st.integers(1, 40))
 def test_resizing_the_shorter_side_keeps_the_shape_as_torchvision_does(height: int, width: int, size: int) -> None:
     """An int is the new length of the shorter side; the other side is rounded as torchvision rounds it."""
+    import torchvision
+
     expected = torchvision.transforms.Resize(size)(Image.new("L", (width, height)))
     assert resize(pixels(0, 1, 3, height, width), size).shape[-2:] == (expected.height, expected.width)
 
@@ -535,6 +536,8 @@ def test_what_cannot_be_resized_is_refused(images: Tensor, size: int, mode: str,
 
 
 def assert_crops_as_torchvision(centre_crop: Callable[[Tensor, int], Tensor]) -> None:
+    import torchvision
+
     for height in range(5, 11):
         for width in range(5, 11):
             image = pixels(0, 1, 3, height, width)
@@ -580,6 +583,8 @@ def test_models_that_squash_images_get_them_squashed() -> None:
 
 
 def imagenet_transform(mean: tuple[float, ...], std: tuple[float, ...]) -> Callable[[Image.Image], Tensor]:
+    import torchvision
+
     steps = torchvision.transforms
     return steps.Compose([steps.Resize(224), steps.ToTensor(), steps.Normalize(mean, std)])
 
