@@ -100,7 +100,8 @@ class Seal:
                 names += [name for name in used if name not in known and hasattr(Tensor, name)]
             values = [known.get(name) for name in names]
             self._spaces.append((title, owner, known.get, names, values))
-            functions.update({id(one): one for value in values for one in _functions(value)})
+            lazy = "__argmap__"  # of networkx: its decorated functions get their code when they are first called
+            functions.update({id(one): one for value in values for one in _functions(value) if lazy not in vars(one)})
             if every:
                 self._constants += [(f"{title}.{n}", v, _content(v)) for n, v in zip(names, values, strict=True) if _is_data(v)]
         self._functions = list(functions.values())
@@ -133,10 +134,9 @@ class Seal:
                 for function, code in zip(self._functions, self._codes, strict=True)
                 if _code(function) != code
             ]
-        for title, owner, *_ in self._spaces:
-            if isinstance(owner, ModuleType) and title.startswith("tests."):
-                hiding = [name for name in vars(owner) if name in _BUILTINS and not name.startswith("__")]
-                found += [Break(f"{title}.{name} hides Python's own", _deleter(owner, name)) for name in hiding]
+        for title, owner, _, names, _ in self._spaces:
+            if isinstance(owner, ModuleType) and title.startswith("tests.") and (hiding := {*vars(owner)} & _BUILTINS - {*names}):
+                found += [Break(f"{title}.{name} hides Python's own", _deleter(owner, name)) for name in sorted(hiding)]
         found += [
             Break(f"{title} holds something else", lambda: None)
             for title, value, kept in self._constants
@@ -163,7 +163,7 @@ class Seal:
                 self._plugins.unregister(plugin)
 
 
-_BUILTINS = frozenset(vars(builtins))
+_BUILTINS = frozenset(name for name in vars(builtins) if not name.startswith("__"))
 
 
 def _modules(root: str) -> list[ModuleType]:

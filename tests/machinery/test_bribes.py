@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from textwrap import dedent
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
+import torch
 
-from tests.conformance import conduct
+from tests.conformance import conduct, isolation, judge
+from tests.conformance.agree import agree
+from tests.conformance.lent import Streams
+from tests.conformance.plain import plain
 from tests.support.reporting import ROOT
 from tests.support.sessions import Session
 
@@ -319,4 +330,173 @@ def test_nobody_is_accused_who_does_not_cheat(asked, name: str) -> None:
 def test_the_solutions_are_many() -> None:
     """There are a dozen ways to cheat, and more."""
     assert len({*TAMPERING, *BREAKING, *EVADING}) == len(TAMPERING) + len(BREAKING) + len(EVADING) >= 12
-    assert dedent(INNOCENT).strip()
+
+
+# -- parts of the judge and of what is looked for ------------------------------------------------------------------------------
+
+
+def test_a_judge_that_lets_a_wrong_answer_pass_is_found_by_asking_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Questions with known answers find a judge that accepts all or refuses all, whatever was changed to make it so."""
+    asked = judge.questions()
+    assert judge.answers(asked) == []
+    monkeypatch.setattr(torch, "equal", lambda *_: True)
+    assert "torch.equal lets a wrong answer pass" in judge.answers(asked)
+    monkeypatch.setattr(torch, "equal", lambda *_: False)
+    assert "torch.equal refuses a right answer" in judge.answers(asked)
+
+
+def test_what_is_replaced_is_named_and_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Functions, methods and their code are as they were once the judge was mended."""
+    seal = judge.Seal()
+    assert seal.holds()
+    kept = torch.nn.functional.softmax, agree.__code__
+    monkeypatch.setattr(torch.nn.functional, "softmax", lambda *_: None)
+    torch.Tensor.argmax = lambda *_: 0  # which hides the one that it inherits, and is taken away again below
+    monkeypatch.setattr(agree, "__code__", (lambda found, expected, what, *, atol=0, rtol=0: None).__code__)
+    broken = seal.broken()
+    told = {one.words for one in broken}
+    assert {"torch.nn.functional.softmax was replaced", "torch.Tensor.argmax was replaced"} <= told
+    assert "tests.conformance.agree.agree got other code" in told
+    for one in broken:
+        one.mend()
+    assert (torch.nn.functional.softmax, agree.__code__) == kept
+    assert "argmax" not in vars(torch.Tensor)
+    assert seal.broken() == []
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_drawing_random_numbers_is_told_from_seeding_them(seed: int) -> None:
+    """However many numbers are drawn, the stream is followed; one that is seeded, with whatever number, is not."""
+    outside = Streams()
+    try:
+        torch.manual_seed(seed), np.random.seed(seed), random.seed(seed)
+        before = Streams()
+        assert before.reseeded() == set()
+        torch.randn(100_000), np.random.randn(100_000), [random.gauss(0, 1) for _ in range(2000)], torch.randperm(77)
+        assert before.reseeded() == set()
+        before = Streams()
+        torch.manual_seed(seed), np.random.seed(seed), random.seed(seed)
+        assert before.reseeded() == {"torch", "numpy", "random"}
+        before.restore({"torch", "random"})
+        assert before.reseeded() == {"numpy"}
+    finally:
+        outside.restore()
+
+
+class Named(NamedTuple):
+    """A result with names."""
+
+    training: list[int]
+    validation: torch.Tensor
+
+
+class Sneaky(float):
+    """Equal to everything."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = float.__hash__
+
+
+class Pretender:
+    """No number, but it can be one."""
+
+    def __float__(self) -> float:
+        return 1.0
+
+
+def test_what_comes_back_is_plain_data() -> None:
+    """Named tuples, numbers and strings of a kind of their own become plain ones; numpy's and torch's own kinds are accepted."""
+    (training, validation), words = plain(Named([1], torch.ones(2)))
+    assert (training, words) == ([1], "")
+    assert type(plain(Named([1], torch.ones(2)))[0]) is tuple
+    assert type(validation) is torch.Tensor
+    assert type(plain(Sneaky(2.0))[0]) is float
+    assert not plain(Sneaky(2.0))[0] == 3.0
+    for one in (
+        np.float64(1),
+        np.ones((1, 1)).view(np.matrix),
+        torch.nn.Parameter(torch.ones(1)),
+        {"a": np.ones(1)},
+        torch.ones(1).max(0),
+        None,
+    ):
+        assert plain(one)[1] == ""
+    assert "a kind of number of its own" in plain(Pretender())[1]
+    assert "a kind of number of its own" in plain([Pretender()])[1]
+
+
+LINUX_ROOT = pytest.mark.skipif(
+    sys.platform != "linux" or os.getuid() != 0 or shutil.which("setpriv") is None,
+    reason="NOT RUN: needs root on Linux, and setpriv",
+)
+
+
+def isolated(*arguments: str, prefix: tuple[str, ...] = ()) -> str:
+    """What a command says that runs isolated; its Python and its project are such that every user may read them."""
+    done = subprocess.run([*prefix, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def public(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A project that everybody may read."""
+    with tempfile.TemporaryDirectory(prefix="vp-public-") as name:
+        (Path(name) / "vp").mkdir()
+        (Path(name) / "tests" / "conformance").mkdir(parents=True)
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@LINUX_ROOT
+def test_root_becomes_nobody_who_can_write_nothing_of_the_project(public: Path) -> None:
+    """A command that root isolates runs as nobody, and cannot write into the project."""
+    script = f"id -u; touch {public}/tests/planted 2>/dev/null || echo refused"
+    assert isolated(*isolation.command(public, [Path("/bin/sh")], "/bin/sh", "-c", script)).split() == ["65534", "refused"]
+    assert not (public / "tests" / "planted").exists()
+
+
+@LINUX_ROOT
+def test_what_the_system_does_not_allow_is_said(public: Path) -> None:
+    """In a container without further capabilities root becomes another user, the project is read-only, and the network stays."""
+    less = ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin")
+    found = json.loads(isolated(*isolation.command(public, [Path("/bin/sh")]), prefix=less))
+    assert found == {"user": "", "network": "unshare: Operation not permitted", "project": ""}
+    assert isolation.in_words(found) == (
+        "isolated: another user, a read-only project; NOT isolated: no network (unshare: Operation not permitted)"
+    )
+
+
+@LINUX_ROOT
+def test_what_nobody_may_not_read_is_named(public: Path) -> None:
+    """Where the other user could not read Python or a solution, the user stays as it is, and the file is named."""
+    secret = public / "solution.py"
+    secret.write_text("")
+    secret.chmod(0o600)
+    assert isolation.not_isolated(public, [Path("/bin/sh"), secret])["user"] == f"nobody may not read {secret}"
+
+
+def test_isolation_needs_workers_and_a_system_that_allows_it(tmp_path: Path) -> None:
+    """Without workers there is nothing to isolate: a usage error, before anything is asked."""
+    file = write(tmp_path, "right", TRUE)
+    done = Session(ROOT, "-n", "0", "--isolated", f"--impl={file}", "-p", "no:cacheprovider", STATEMENT).done()
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "--isolated needs workers" in done.said
+
+
+@LINUX_ROOT
+def test_isolated_workers_answer_as_others_do(tmp_path: Path) -> None:
+    """What is isolated is said above the table, and a right solution passes; where nothing can be, pytest refuses."""
+    file = write(tmp_path, "right", TRUE)
+    results = tmp_path / "results.json"
+    options = ["-q", "-n", "1", "--isolated", f"--impl={file}", f"--results={results}", "-p", "no:cacheprovider"]
+    lacking = isolation.not_isolated(ROOT, isolation.needed([file]))
+    done = Session(ROOT, *options, STATEMENT).done()
+    assert isolation.in_words(lacking) in done.said
+    if all(lacking.values()):
+        assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    else:
+        (found,) = json.loads(results.read_text(encoding="utf-8"))
+        assert found["holds"], done.said[-2000:]
