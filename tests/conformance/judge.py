@@ -100,8 +100,7 @@ class Seal:
                 names += [name for name in used if name not in known and hasattr(Tensor, name)]
             values = [known.get(name) for name in names]
             self._spaces.append((title, owner, known.get, names, values))
-            lazy = "__argmap__"  # of networkx: its decorated functions get their code when they are first called
-            functions.update({id(one): one for value in values for one in _functions(value) if lazy not in vars(one)})
+            functions.update({id(one): one for value in values for one in _functions(value)})
             if every:
                 self._constants += [(f"{title}.{n}", v, _content(v)) for n, v in zip(names, values, strict=True) if _is_data(v)]
         self._functions = list(functions.values())
