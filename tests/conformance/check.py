@@ -203,6 +203,7 @@ class _Running:
             options += [f"--impl={one.label}", f"--time-limit={time_limit:g}", f"--results={results}"]
             environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), os.getcwd()]))
+            environment["TMPDIR"] = scratch  # what a session that is ended leaves behind goes with it
             environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // (workers * sessions))))
             ended = self._run([sys.executable, "-m", "pytest", *options], said, environment, SESSION_LIMITS * time_limit)
             try:

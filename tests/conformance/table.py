@@ -94,7 +94,7 @@ def content(solutions: list[str], rows: list[Row]) -> Content:
                             "test": row.place,
                             "printed": row.printed,
                         }
-                        for row in sorted(here, key=lambda row: ([*map([*NAMES].index, row.names)], row.test))
+                        for row in sorted(here, key=_place)
                     ],
                     "not claimed": [name for name in names if name not in claimed],
                     "not asked": [name for name in names if name in claimed and not any(name in row.names for row in here)],
@@ -112,10 +112,15 @@ def content(solutions: list[str], rows: list[Row]) -> Content:
                 "prints": sorted({name for row in asked if row.printed for name in row.names}),
                 "prints at import": any(row.printed_at_import for row in own),
                 "sections": sections,
-                "statements": [_statement_of(row, bool(problem)) for row in asked_of_all],
+                "statements": [_statement_of(row, bool(problem)) for row in sorted(asked_of_all, key=_place)],
             }
         )
     return found
+
+
+def _place(row: Row) -> tuple[list[int], str]:
+    """Where a row stands, whoever is asked and in whatever order: by its names, as NAMES has them, and its test."""
+    return [[*NAMES].index(name) for name in row.names], row.place
 
 
 def _statement_of(row: Row, has_problem: bool) -> dict[str, Any]:

@@ -81,6 +81,13 @@ def test_statements_of_all_sections_are_grouped_under_the_first_that_fails_for_a
     assert f"id='{link}'" in page
 
 
+def test_statements_have_one_order_whoever_is_asked() -> None:
+    """Numbers and columns are those of the table, not of the order in which workers were done."""
+    rows = [row("Padding"), row("FixedPatch", function=PURE), row("FixedPatch"), row("max_aggregate", function="test_max")]
+    orders = [[one["id"] for one in table.content(["alice.py"], some)[0]["statements"]] for some in (rows, rows[::-1])]
+    assert orders[0] == orders[1] == [rows[2].id, rows[1].id, rows[0].id, rows[3].id]
+
+
 @pytest.mark.parametrize(
     ("first", "second", "are_one"),
     [
