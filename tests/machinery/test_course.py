@@ -210,6 +210,24 @@ def test_nothing_is_downloaded_and_no_data_is_needed(tmp_path: Path) -> None:
     assert not list(ROOT.glob("left_here.txt"))
 
 
+def test_a_learner_that_cannot_be_made_costs_its_own_names_only(tmp_path: Path) -> None:
+    """Models are built without a Learner that raises, frozen as the template's hint says, and that is told."""
+    files = {name: (RIGHT / "part2" / name).read_text() for name in ("vp.py", "vpt_model.py", "utils.py")}
+    files["learner.py"] = "class Learner:\n    def __init__(self, args):\n        raise NotImplementedError('a TODO')\n"
+    files["learner.py"] += "    def run(self): ...\n    def evaluate(self, split): ...\n"
+    solution, prompt = asked(tmp_path, files), torch.nn.Linear(16, 16)
+    model = solution.PromptedCLIP(small_model(), tokenizer(), ["moon"], prompt)
+    assert {name for name, one in model.named_parameters() if one.requires_grad} == {
+        "prompt_learner.weight",
+        "prompt_learner.bias",
+    }
+    assert "models are built without learner.py, which raised NotImplementedError: a TODO" in solution.misnamed
+    with pytest.raises(NotClaimed):
+        solution.fit(
+            prompt, (torch.zeros(2, 16), torch.zeros(2).long()), (torch.zeros(2, 16), torch.zeros(2).long()), 1, 0, 0, 1, 1
+        )
+
+
 class Prompted(torch.nn.Module):
     """A deep-prompted tower that runs its blocks itself, with n tokens at a place before block 1, and reads one token."""
 

@@ -184,6 +184,11 @@ SOLUTIONS = {
         ),
         files=PART_1,
     ),
+    "best_from_0": Solution(
+        "The best accuracy starts from 0: with no answer right there is no best epoch, which does not happen.",
+        edits=((PART_1[0], "best_accuracy = -1.0", "best_accuracy = 0"),),
+        files=PART_1,
+    ),
     "accuracy_of_batches": Solution(
         "The accuracy is the mean of those of the batches, whatever their sizes; in percent.",
         "test_accuracy_is_k_of_n",

@@ -131,7 +131,12 @@ class Batches(list[tuple[Tensor, Tensor]]):
 
 
 class Held(nn.Module):
-    """A model under the name that the template trains: `prompt_learner` in part 2, `fc` in part 1."""
+    """A model under the name that the template trains: `prompt_learner` in part 2, `fc` in part 1.
+
+    It answers `always_right` rows (label 0) itself, so that a loop whose best accuracy starts from 0 has a best epoch.
+    """
+
+    RIGHT = 1e6
 
     def __init__(self, name: str, model: nn.Module) -> None:
         super().__init__()
@@ -139,8 +144,19 @@ class Held(nn.Module):
         self._name = name
         self.logit_scale = torch.zeros(())  # which the template's loop of 2022 clamps
 
+    @classmethod
+    def always_right(cls, like: Tensor) -> Tensor:
+        return torch.full_like(like[:1], cls.RIGHT)
+
     def forward(self, inputs: Tensor) -> Tensor:
-        return getattr(self, self._name)(inputs)
+        model, known = getattr(self, self._name), (inputs == self.RIGHT).flatten(1).all(dim=1)
+        if not known.any():
+            return model(inputs)
+        asked = model(inputs[~known]) if not known.all() else inputs.new_zeros(0, 1)
+        logits = asked.new_zeros(len(inputs), asked.shape[1])
+        logits[~known] = asked
+        logits[known, 0] = 1
+        return logits
 
 
 def copied(weights: Any, prefix: str) -> dict[str, Tensor]:

@@ -30,7 +30,8 @@ class Part2:
         self.modules, self.bench = modules, bench
         self._settings: dict[str, dict[str, Any]] = {}
         self._place: Place | None = None
-        self._by_learner = self.get("learner", "Learner") is not None  # until it proves not to work
+        # Kinds of prompts whose models are built without the solution's Learner: it has none, or none that can be made.
+        self._without_learner = set() if self.get("learner", "Learner") is not None else {*CLASSES}
 
     def get(self, module: str, *names: str) -> Any:
         """The first of these names that a module has; None where it has none."""
@@ -138,14 +139,17 @@ class Part2:
 
     def _frozen(self, prompt_type: str, **settings: Any) -> nn.Module:
         """The model as the solution's Learner leaves it, frozen by its rule; by the template's hint where there is no Learner."""
-        if self._by_learner:
+        failed: Exception | None = None
+        if prompt_type not in self._without_learner:
             try:
                 with torch.random.fork_rng(devices=[]), self._learner(prompt_type, **settings) as learner:
                     return _holding(settings.get("prompt"), self._model_of(learner))
-            except Exception as error:  # what is wrong with it is said where training is asked about
-                self.bench.tell(f"models are built without learner.py, which raised {type(error).__name__}: {error}")
-                self._by_learner = False
+            except Exception as error:  # the class's own errors come again below
+                failed = error
         model = self._built(prompt_type, **settings)
+        if failed is not None:
+            self.bench.tell(f"models are built without learner.py, which raised {type(failed).__name__}: {failed}")
+            self._without_learner.add(prompt_type)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(any(part in name for part in TRAINED))
         return model
