@@ -204,6 +204,46 @@ def test_a_shelf_that_overwrites_is_rejected(shelf: Shelf, monkeypatch: pytest.M
         assert_what_stands_stays(shelf)
 
 
+@pytest.mark.parametrize("place", [S3], indirect=True)
+def test_s3_itself_asks_what_is_replaced(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look and the write another node may replace an outdated result: S3 refuses to replace that one."""
+    shelf.put(NAME, TENSORS, {"by": 1})
+    old = shelf.look([NAME])[NAME]
+    assert shelf.put(NAME, TENSORS, {"by": 22}, over=old)
+    monkeypatch.setattr(shelf, "look", lambda names: {NAME: old})
+    assert not shelf.put(NAME, TENSORS, {"by": 3}, over=old)
+    assert shelf.load(NAME)[1] == {"by": 22}
+
+
+@pytest.mark.parametrize("place", ["memory"], indirect=True)
+@pytest.mark.parametrize(
+    ("answers", "wrote"), [(["PreconditionFailed"], False), (["ConditionalRequestConflict"] * 2, True), (["SlowDown"], None)]
+)
+def test_answers_of_other_servers_are_understood(
+    answers: list[str], wrote: bool | None, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that refuses in S3's words is believed, one that asks to try again is asked again, and all else is an error."""
+
+    class Refused(Exception):
+        response = {"Error": {"Code": answers[0]}}  # noqa: RUF012
+
+    own, left = MemoryFileSystem.pipe_file, [*answers]
+
+    def pipe(*given: Any, **named: Any) -> None:
+        if left:
+            raise OSError(errno.EIO, left.pop()) from Refused()
+        own(*given, **named)
+
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", pipe)
+    if wrote is None:
+        with pytest.raises(VpError, match=r"cannot write memory://.*SlowDown"):
+            shelf.put(NAME, TENSORS, {})
+    else:
+        assert shelf.put(NAME, TENSORS, {}) == wrote
+    assert left == []
+    assert [*shelf.names()] == [NAME] * bool(wrote)
+
+
 def assert_one_of_those_that_meet_writes(shelf: Shelf) -> None:
     """Each of four writers has come as far as to look, then all go on."""
     met = threading.Barrier(4)

@@ -247,7 +247,7 @@ def _agreed(shelf: Shelf, name: str, result: Result, key: str) -> Result:
 
 
 def same_numbers(first: Result, second: Result) -> bool:
-    """Do two results of a run say the same: correctness image by image, weights bit by bit, history? Time and place may differ."""
+    """Do two results say the same: correctness image by image, weights bit by bit, history? Time and place may differ."""
 
     def plain(result: Result) -> str:
         return json.dumps([result.history, result.best_epoch, result.trained_parameters])
@@ -289,8 +289,8 @@ def _keep_here(name: str, content: Content) -> str:
             if _is_ours(folder):
                 artifacts.save(folder / name, *content)
                 return (
-                    f"nothing is lost: the result is kept as {folder / name}. When that is mended, `python -m vp send` stores it, "
-                    "and so does the next start of the run, which does not train again"
+                    f"nothing is lost: the result is kept as {folder / name}. When that is mended, `python -m vp send` stores "
+                    "it, and so does the next start of the run, which does not train again"
                 )
     return f"the result is lost, for neither {' nor '.join(map(str, unsent_folders()))} can be written"
 
@@ -340,7 +340,7 @@ class Stored:
 def stored_results(prefix: str = "", summaries: bool = False) -> Iterator[Stored]:
     """The results whose run's name begins with `prefix`, in the order of their names, without their tensors.
 
-    summaries: also read what each says of itself, which takes a file's opening each. Raises VpError where the store cannot be read.
+    summaries: also read what each says of itself, which opens each file. Raises VpError where the store cannot be read.
     """
     shelf = results_shelf()
     matches = (NAME_OF_A_RESULT.fullmatch(name) for name in shelf.names() if name.startswith(prefix))

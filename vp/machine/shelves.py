@@ -316,7 +316,7 @@ class BucketShelf:
 
 @cache
 def _session(_: int) -> Any:
-    """A process's session of S3, which reads times as ISO 8601: botocore tries many formats, three quarters of a listing's time."""
+    """A process's session of S3, which reads times as ISO 8601: botocore tries many formats, and lists at a third of the speed."""
     from aiobotocore.session import AioSession
     from botocore.utils import parse_timestamp
 
