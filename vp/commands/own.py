@@ -6,7 +6,6 @@ import json
 import sys
 import warnings
 from argparse import Namespace
-from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -16,10 +15,9 @@ import torch
 from vp.data import load_images
 from vp.data.folders import PictureWarning, read_class_names
 from vp.evaluation import paired_test
-from vp.experiments import Result, Run, vary
-from vp.experiments.own import own_run
+from vp.experiments import Result, Run
+from vp.experiments.own import fitted, own_run
 from vp.experiments.perform import build_model, images_of
-from vp.experiments.run import warmed_up_on
 from vp.experiments.store import obtain
 from vp.machine.errors import VpError
 from vp.machine.runtime import pick_device
@@ -69,14 +67,6 @@ def run_own(arguments: Namespace, newer_than: float | None) -> None:
     for run, results in found[1:]:
         print(f"{asked.method!s} against {run.method!s}: {against(found[0][1], results)}")
     print(f"images: {found[0][1][0].provenance.get('images', arguments.dataset)}")
-
-
-def fitted(run: Run, limit: int | None, given: str = "") -> Run:
-    """The run on `limit` images, its warm-up in proportion to the images there are, unless the recipe `given` has its own."""
-    limited = vary(run, limit)
-    if run.recipe is None or "warmup_steps" in given:
-        return replace(limited, recipe=run.recipe)
-    return replace(limited, recipe=warmed_up_on(len(images_of(limited, "train")), run))
 
 
 def _check(run: Run, device: str) -> None:

@@ -1,0 +1,76 @@
+"""How far a sweep is: one line on a terminal, and plain lines from time to time where there is none."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+from vp.experiments.speed import duration
+from vp.sweeps.estimate import passes
+from vp.sweeps.tasks import Outcome, Task
+
+EVERY_S = 30.0  # a plain line
+
+
+class Progress:
+    """Counts outcomes, tells of each failure at once, and says how long the rest will take."""
+
+    def __init__(self, tasks: Sequence[Task], to: TextIO | None = None) -> None:
+        self.to = to or sys.stderr
+        self.tasks = len(tasks)
+        self.kinds: Counter[str] = Counter()
+        self.failed: list[Outcome] = []
+        self._work, self._ended = sum(map(_work, tasks)), 0.0
+        self._started = self._said = time.monotonic()
+        self._bar: Any = None
+        if self.to.isatty():
+            self._bar = tqdm(total=self.tasks, file=self.to, bar_format="{n_fmt}/{total_fmt} |{bar}| {desc}", dynamic_ncols=True)
+
+    def __call__(self, outcome: Outcome) -> None:
+        """Take note of an outcome."""
+        self.kinds[outcome.kind] += 1
+        self._ended += _work(outcome.task)
+        if outcome.kind == "failed":
+            self.failed.append(outcome)
+            self._say(f"failed: {outcome.task.name}: {outcome.words}; log: {outcome.log}")
+        if self._bar is not None:
+            self._bar.set_description_str(self.words(), refresh=False)
+            self._bar.update()
+        elif time.monotonic() - self._said >= EVERY_S:
+            self._said = time.monotonic()
+            self._say(self.words())
+
+    def words(self) -> str:
+        """Runs done, reused and failed, and the time left."""
+        counted = ", ".join(f"{self.kinds[kind]} {kind}" for kind in ("done", "reused", "failed"))
+        ended = sum(self.kinds.values())
+        return f"{ended} of {self.tasks} runs: {counted}" + (
+            f", {duration(self.seconds_left())} left" if ended < self.tasks else ""
+        )
+
+    def seconds_left(self) -> float:
+        """What is left takes as long for its work as what has ended, reused or not."""
+        if not self._ended:
+            return 0.0
+        return (time.monotonic() - self._started) * (self._work - self._ended) / self._ended
+
+    def close(self) -> None:
+        """The last word."""
+        if self._bar is not None:
+            self._bar.close()
+        self._say(f"{self.words()}, in {duration(time.monotonic() - self._started)}")
+
+    def _say(self, words: str) -> None:
+        if self._bar is not None and not self._bar.disable:
+            self._bar.write(words, file=self.to)
+        else:
+            print(words, file=self.to, flush=True)
+
+
+def _work(task: Task) -> float:
+    return 1e-9 + passes(task.run)

@@ -1,0 +1,37 @@
+"""What is here already: the Results of Tasks in the store, and the images and weights that Tasks need. Nothing is performed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from vp.data import load_images
+from vp.experiments import Result
+from vp.experiments.store import load_result, result_path, run_key
+from vp.machine.artifacts import CorruptArtifact
+from vp.machine.errors import NotAvailable
+from vp.models.weights import RANDOM, find_clip_weights, is_network
+from vp.sweeps.tasks import Task
+
+
+def stored(task: Task, device: str = "auto") -> Result | None:
+    """The Result of a Task from the store; None where it is not there or is damaged.
+
+    Raises NotAvailable where images or weights are missing, without which its key is not known.
+    """
+    key = run_key(task.run, task.seed, device)
+    try:
+        return load_result(result_path(task.run, key), key)
+    except (FileNotFoundError, NotADirectoryError, CorruptArtifact):
+        return None
+
+
+def check_here(tasks: Iterable[Task]) -> None:
+    """Raises NotAvailable where images or the weights of a CLIP are not here, VpError for a folder that is no dataset."""
+    tasks = list(tasks)
+    for dataset in dict.fromkeys(task.run.dataset for task in tasks):
+        load_images(dataset, "test")
+    for backbone in dict.fromkeys(task.run.backbone for task in tasks):
+        architecture, _, tag = backbone.partition("/")
+        random_or_shipped = tag == RANDOM or architecture == "mini-clip"
+        if not random_or_shipped and not is_network(backbone) and find_clip_weights(architecture, tag) is None:
+            raise NotAvailable(f"the weights of {backbone} are not on this machine: run `python -m vp fetch {backbone}`")
