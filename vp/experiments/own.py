@@ -22,7 +22,11 @@ from vp.training import Recipe
 
 METHODS = (*VISUAL_PROMPTS, "deep", "linear-probe", "zero-shot")
 PROBE_RECIPE = Recipe("adam", learning_rate=1e-2, warmup_steps=0, epochs=50)
-SETTINGS = {"deep": ("n", "block", "position", "readout"), "linear-probe": (), "zero-shot": ()}  # of all others: size
+SETTINGS = {  # of all others: size
+    "deep": ("n", "block", "position", "readout", "scrambled"),
+    "linear-probe": (),
+    "zero-shot": (),
+}
 
 
 def own_run(
@@ -36,7 +40,7 @@ def own_run(
 ) -> Run:
     """The Run of a method of `METHODS` with its settings on a dataset, by default with the recipe of the backbone's scale.
 
-    Settings: `size` in px of a visual prompt; `n`, `block`, `position`, `readout` of deep prompts. `recipe` is KEY=VALUE pairs
+    Settings: `size` in px of a visual prompt; those of `DeepTokens` of deep prompts. `recipe` is KEY=VALUE pairs
     divided by commas, or a mapping: fields of Recipe, in place of single values of the default. Its name is that of `named`.
     Raises VpError for an unknown method, setting or value.
     """

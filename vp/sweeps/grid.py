@@ -51,7 +51,7 @@ from vp.training import Recipe
 
 MOST = 100_000  # Tasks of a sweep
 RECIPE = tuple(field.name for field in fields(Recipe))
-OF_PROMPTS = ("size", "n", "block", "position", "readout")
+OF_PROMPTS = ("size", "n", "block", "position", "readout", "scrambled")
 RANGE = ("from", "to", "step")
 
 
@@ -138,6 +138,7 @@ _KINDS: dict[str, Callable[[Any], Any]] = {
     "block": partial(_whole, least=0),
     "position": partial(_word, known=get_args(Position)),
     "readout": partial(_word, known=get_args(Readout)),
+    "scrambled": _flag,
     "optimiser": partial(_word, known=("sgd", "adam")),
     "learning_rate": partial(_number, fits=lambda x: x > 0, expected="above 0"),
     "momentum": partial(_number, fits=lambda x: 0 <= x < 1, expected="from 0 to below 1"),

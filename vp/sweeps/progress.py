@@ -27,6 +27,7 @@ class Progress:
         self.failed: list[Outcome] = []
         self._work, self._ended = sum(map(_work, tasks)), 0.0
         self._started = self._said = time.monotonic()
+        self._first: float | None = None  # when the first Task began, once processes were there
         self._bar: Any = None
         if self.to.isatty():
             self._bar = tqdm(total=self.tasks, file=self.to, bar_format="{n_fmt}/{total_fmt} |{bar}| {desc}", dynamic_ncols=True)
@@ -34,6 +35,7 @@ class Progress:
     def __call__(self, outcome: Outcome) -> None:
         """Take note of an outcome."""
         self.kinds[outcome.kind] += 1
+        self._first = self._first if self._first is not None else time.monotonic() - outcome.seconds
         self._ended += _work(outcome.task)
         if outcome.kind == "failed":
             self.failed.append(outcome)
@@ -55,9 +57,9 @@ class Progress:
 
     def seconds_left(self) -> float:
         """What is left takes as long for its work as what has ended, reused or not."""
-        if not self._ended:
+        if self._first is None:
             return 0.0
-        return (time.monotonic() - self._started) * (self._work - self._ended) / self._ended
+        return (time.monotonic() - self._first) * (self._work - self._ended) / self._ended
 
     def close(self) -> None:
         """The last word."""
