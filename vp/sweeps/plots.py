@@ -1,17 +1,18 @@
 """Plots of a sweep in the writeup's style: accuracy over trained parameters, block and tokens; block by tokens as a heat map.
 
 Each takes rows of `vp.sweeps.results.aggregate` and gives a figure, or None where there is nothing to compare. A mark is the mean
-over seeds, its bar runs from the lowest to the highest seed. Of several recipes or templates the best on validation images is shown.
+over seeds, its bar runs from the lowest to the highest seed. Of several recipes or templates the best on validation images stands.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from vp.report.writeup.cost_figures import GREY
 from vp.report.writeup.figures import BAR, BAR_TOP, STYLE
@@ -26,24 +27,27 @@ MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 PANEL = ("dataset", "backbone", "split", "limit", "noise")  # rows that differ in these are not compared
 DEEP = ("n", "block", "position", "readout", "scrambled")
 CELL = (*PANEL, "method", "size", *DEEP)  # among rows that agree in these, validation images choose
-MOST_LINES = 12
 
 
 def over_parameters(rows: Sequence[Row]) -> Figure | None:
     """Top-1 over trained parameters, a mark a run, a colour a method; what trains nothing is a dashed line."""
 
+    rows = best_by_validation(rows, CELL)
+    marks = _marks_by_name(str(row["method"]) for row in rows)
+
     def draw(axes: Axes, some: list[Row]) -> None:
-        for method, own, (colour, marker) in _series(some, lambda row: str(row["method"])):
+        for method, (colour, marker) in marks.items():
+            own = [row for row in some if row["method"] == method]
             if trained := [row for row in own if row["trained_parameters"]]:
-                _marks(axes, [row["trained_parameters"] for row in trained], trained, colour, marker, method, line=False)
+                _draw(axes, [row["trained_parameters"] for row in trained], trained, colour, marker, method, line=False)
             for row in own:
                 if not row["trained_parameters"]:
                     axes.axhline(row["mean_top1"], color=colour, linewidth=1, linestyle="--", label=method)
         axes.set(xscale="log", xlabel="trained parameters")
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
 
-    if len({row["trained_parameters"] for row in rows} - {0}) < 2:
-        return None
-    return _panels(best_by_validation(rows, CELL), draw)
+    return _panels(rows, draw) if len({row["trained_parameters"] for row in rows} - {0}) > 1 else None
 
 
 def over_block(rows: Sequence[Row]) -> Figure | None:
@@ -87,11 +91,12 @@ def _over(rows: Sequence[Row], column: str, xlabel: str, by: str) -> Figure | No
         return None
     told = _varying(deep, (by, "position", "readout", "scrambled"))
     ticks = sorted({row[column] for row in deep})
+    marks = _marks_by_name(_label(row, told) for row in deep)
 
     def draw(axes: Axes, some: list[Row]) -> None:
-        for label, own, (colour, marker) in _series(some, lambda row: _label(row, told))[:MOST_LINES]:
-            own = sorted(own, key=lambda row: row[column])
-            _marks(axes, [row[column] for row in own], own, colour, marker, label, line=True)
+        for label, (colour, marker) in marks.items():
+            if own := sorted((row for row in some if _label(row, told) == label), key=lambda row: row[column]):
+                _draw(axes, [row[column] for row in own], own, colour, marker, label, line=True)
         axes.set(xlabel=xlabel, xticks=ticks)
 
     return _panels(deep, draw)
@@ -110,16 +115,12 @@ def _label(row: Row, columns: Sequence[str]) -> str:
     return ", ".join(words[column].format(row[column]).replace("_", " ") for column in columns)
 
 
-def _series(rows: Sequence[Row], name: Callable[[Row], str]) -> list[tuple[str, list[Row], tuple[str, str]]]:
-    """Rows by name, each name with a colour and a marker of its own."""
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        found.setdefault(name(row), []).append(row)
-    marks = ((COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i in range(len(found)))
-    return [(label, own, mark) for (label, own), mark in zip(found.items(), marks, strict=True)]
+def _marks_by_name(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """A colour and a marker for each name, the same in all panels."""
+    return {name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(dict.fromkeys(names))}
 
 
-def _marks(axes: Axes, x: Sequence[float], rows: Sequence[Row], colour: str, marker: str, label: str, line: bool) -> None:
+def _draw(axes: Axes, x: Sequence[float], rows: Sequence[Row], colour: str, marker: str, label: str, line: bool) -> None:
     values = [row["mean_top1"] for row in rows]
     bars = [[row["mean_top1"] - row["lowest_top1"] for row in rows], [row["highest_top1"] - row["mean_top1"] for row in rows]]
     style = "-" if line else "none"
@@ -138,7 +139,7 @@ def _panels(
     lines = -(-len(panels) // columns)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.4 * columns, 2.6 * lines), layout="constrained")
-        axes = figure.subplots(lines, columns, squeeze=False).flat
+        axes = list(figure.subplots(lines, columns, squeeze=False).flat)
         for ax in axes:
             ax.set_axis_off()
         for ax, own in zip(axes, panels.values(), strict=False):
@@ -148,13 +149,15 @@ def _panels(
                 ax.set_ylabel(ylabel)
             ax.set_title(", ".join(_in_words(column, own[0][column]) for column in told), fontsize=8)
             ax.spines[["top", "right"]].set_visible(False)
-            if ax.get_legend_handles_labels()[1]:
-                ax.legend(frameon=False, fontsize=6)
+        named = {label: mark for ax in axes for mark, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+        if any(named):
+            figure.legend(named.values(), named, loc="outside lower center", ncols=2 * columns, frameon=False, fontsize=7)
     return figure
 
 
 def _in_words(column: str, value: Any) -> str:
-    named = {"limit": f"{value or 'all'} images", "noise": f"noise {value}", "dataset": Path(str(value)).name}
+    named = {"readout": f"{value} token read", "scrambled": "scrambled" if value else "not scrambled"}
+    named |= {"limit": f"{value or 'all'} images", "noise": f"noise {value}", "dataset": Path(str(value)).name}
     return named.get(column, str(value).replace("_", " "))
 
 
