@@ -54,10 +54,9 @@ def engine_of(arguments: Namespace) -> Engine:
     if arguments.device != "auto":
         raise VpError(f"--device {arguments.device} belongs to --on local: on Ray each node computes on what it has")
     try:
-        ray = import_module("vp.sweeps.ray")
+        engine: Engine = import_module("vp.sweeps.ray").RayEngine(arguments.address, arguments.gpu_share)
     except ModuleNotFoundError as error:
         raise VpError(f'--on ray needs Ray ({error}): pip install "vp[cluster]"') from error
-    engine: Engine = ray.RayEngine(arguments.address, arguments.gpu_share)
     return engine
 
 

@@ -108,7 +108,8 @@ def _known(run: Run, gpu: MeasuredGpu | None, measure: Callable[[Run], SecondsPe
 
 def _of_gpu(images_per_s: Mapping[str, float]) -> SecondsPerImage:
     """Of blocks between measured ones by interpolation; a linear probe as any head on features."""
-    deep = {int(kind[18:]): 1 / rate for kind, rate in images_per_s.items() if re.fullmatch(r"deep prompt, k = \d+", kind)}
+    measured = ((re.fullmatch(r"deep prompt, k = (\d+)", kind), rate) for kind, rate in images_per_s.items())
+    deep = {int(block[1]): 1 / rate for block, rate in measured if block}
 
     def seconds_per_image(kind: str) -> float:
         kind = "head, frozen statistics" if kind == "linear probe" else kind

@@ -102,7 +102,6 @@ def _dataset(value: Any, folder: Path) -> str:
     )
 
 
-@lru_cache(maxsize=64)
 def _backbone(value: Any) -> str:
     if _text(value) != "mini-clip":
         check_clip_name(value)
@@ -273,7 +272,7 @@ def _parsed(table: _Table, key: str, raw: Any) -> list[Any]:
         if type(raw) is not int or not 1 <= raw <= MOST:
             raise table.error(key, f"seeds = {raw!r}: give how many, at least 1, or a list of them")
         raw = list(range(raw))
-    found: list[Any] = []
+    found: dict[Any, None] = {}
     for value in _listed(table, key, raw):
         try:
             one = kinds[key](value)
@@ -281,8 +280,8 @@ def _parsed(table: _Table, key: str, raw: Any) -> list[Any]:
             raise table.error(key, f"{key} = {value!r}: {error}") from error
         if one in found:
             raise table.error(key, f"{key} has {value!r} twice, which would run the same twice: give it once")
-        found.append(one)
-    return found
+        found[one] = None
+    return [*found]
 
 
 # -- from grids to Tasks --------------------------------------------------------------------------------------------------
@@ -316,7 +315,7 @@ def expand(file: Path) -> list[Task]:
         if not exclude.matched:
             raise exclude.table.error("", "[[exclude]] leaves out nothing: no combination has these values")
     if not found:
-        raise VpError(f"{file}:1: exclude: everything is left out, so that there is nothing to run")
+        raise excludes[-1].table.error("", "[[exclude]] leaves out everything that is left, so that there is nothing to run")
     return [task for task, _ in found.values()]
 
 
@@ -378,11 +377,12 @@ def _of_grid(table: _Table, common: _Table) -> tuple[list[Task], set[str]]:
         own = _takes(method)
         keys = [key for key in FIELDS if key in values and key in own and key not in ("method", "seeds")]
         takes |= own
+        count = math.prod(len(values[key]) for key in keys) * (1 if method == "zero-shot" else len(values.get("seeds", [0])))
+        if len(tasks) + count > MOST:
+            raise table.error("", f"[[grid]] has more than {MOST:,} runs: divide it")
         for combination in itertools.product(*(values[key] for key in keys)):
             run = _run(table, common, method, dict(zip(keys, combination, strict=True)))
             tasks += [Task(run, seed) for seed in _seeds(run, values.get("seeds", []))]
-            if len(tasks) > MOST:
-                raise table.error("", f"[[grid]] has more than {MOST:,} runs: divide it")
     if unused := [key for key in table.values if key not in takes]:
         methods = ", ".join(values["method"])
         raise table.error(unused[0], f"{unused[0]}: no method of this grid takes it ({methods}): leave it out, or name its method")

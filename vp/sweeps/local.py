@@ -17,7 +17,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -199,8 +199,9 @@ class _Session:
         if said is None:
             worker.ready, self.never_ready = True, 0
             return 0
-        worker.running = None
-        self.tell(said)
+        assert worker.running is not None
+        task, worker.running = self.tasks[worker.running], None
+        self.tell(replace(said, task=task))  # the caller's own: a copy of it may not be equal
         return 1
 
     def _bury(self, worker: _Worker) -> int:
