@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from vp.data import load_images
 from vp.experiments import Result
+from vp.experiments.methods import network_of
 from vp.experiments.store import load_result, result_path, run_key
 from vp.machine.artifacts import CorruptArtifact
 from vp.machine.errors import NotAvailable
@@ -26,12 +27,14 @@ def stored(task: Task, device: str = "auto") -> Result | None:
 
 
 def check_here(tasks: Iterable[Task]) -> None:
-    """Raises NotAvailable where images or the weights of a CLIP are not here, VpError for a folder that is no dataset."""
+    """Raises NotAvailable where images or weights are not on this machine, VpError for a folder that is no dataset."""
     tasks = list(tasks)
     for dataset in dict.fromkeys(task.run.dataset for task in tasks):
         load_images(dataset, "test")
     for backbone in dict.fromkeys(task.run.backbone for task in tasks):
-        architecture, _, tag = backbone.partition("/")
-        random_or_shipped = tag == RANDOM or architecture == "mini-clip"
-        if not random_or_shipped and not is_network(backbone) and find_clip_weights(architecture, tag) is None:
-            raise NotAvailable(f"the weights of {backbone} are not on this machine: run `python -m vp fetch {backbone}`")
+        if is_network(backbone):
+            network_of(backbone)
+        elif backbone.partition("/")[0] != "mini-clip":
+            architecture, _, tag = backbone.partition("/")
+            if tag != RANDOM and find_clip_weights(architecture, tag) is None:
+                raise NotAvailable(f"the weights of {backbone} are not on this machine: run `python -m vp fetch {backbone}`")
