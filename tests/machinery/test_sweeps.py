@@ -26,6 +26,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import vp
 from tests.controls import sweeps as controls
 from tests.machinery.test_folders import classes
 from vp.__main__ import main
@@ -329,6 +330,13 @@ def test_a_folder_that_is_no_dataset_is_an_error_of_its_line(tmp_path: Path) -> 
         expand(written(tmp_path, '[[grid]]\ndataset = "mine"\nmethod = "padding"\n'))
     with pytest.raises(VpError, match=r"there is no file .*none.toml: give a TOML file"):
         expand(tmp_path / "none.toml")
+
+
+def test_the_example_expands() -> None:
+    """The example of the guide is a sweep of as many runs as its comments say."""
+    tasks = expand(Path(str(vp.__file__)).parent / "sweeps" / "example.toml")
+    assert len(tasks) == (12 - 2) + (4 + 2 + 1) + 3
+    assert {settings_of(task)["size"] for task in tasks} == {None, 2, 6}
 
 
 def test_lines_are_found_beside_subtables_quotes_and_comments() -> None:
@@ -657,7 +665,8 @@ def test_on_a_terminal_progress_is_one_line() -> None:
     progress.close()
     assert "\r" in to.getvalue()
     assert f"failed: {tasks[0].name}: loss nan; log: here.log\n" in to.getvalue()
-    assert "2/2 |" in to.getvalue()
+    assert "0 of 2 runs: 0 done, 0 reused, 0 failed, processes start" in to.getvalue()
+    assert "2 of 2 runs: 1 done, 0 reused, 1 failed" in to.getvalue().split("\r")[-1]
 
 
 # -- the command ----------------------------------------------------------------------------------------------------------

@@ -30,7 +30,8 @@ class Progress:
         self._first: float | None = None  # when the first Task began, once processes were there
         self._bar: Any = None
         if self.to.isatty():
-            self._bar = tqdm(total=self.tasks, file=self.to, bar_format="{n_fmt}/{total_fmt} |{bar}| {desc}", dynamic_ncols=True)
+            self._bar = tqdm(total=self.tasks, file=self.to, bar_format="|{bar}| {desc}", dynamic_ncols=True)
+            self._bar.set_description_str(f"{self.words()}, processes start")
 
     def __call__(self, outcome: Outcome) -> None:
         """Take note of an outcome."""
@@ -49,11 +50,12 @@ class Progress:
 
     def words(self) -> str:
         """Runs done, reused and failed, and the time left."""
+        is_under_way = 0 < self.kinds.total() < self.tasks
+        return self._counted() + (f", {duration(self.seconds_left())} left" if is_under_way else "")
+
+    def _counted(self) -> str:
         counted = ", ".join(f"{self.kinds[kind]} {kind}" for kind in ("done", "reused", "failed"))
-        ended = sum(self.kinds.values())
-        return f"{ended} of {self.tasks} runs: {counted}" + (
-            f", {duration(self.seconds_left())} left" if ended < self.tasks else ""
-        )
+        return f"{self.kinds.total()} of {self.tasks} runs: {counted}"
 
     def seconds_left(self) -> float:
         """What is left takes as long for its work as what has ended, reused or not."""
@@ -65,7 +67,7 @@ class Progress:
         """The last word."""
         if self._bar is not None:
             self._bar.close()
-        self._say(f"{self.words()}, in {duration(time.monotonic() - self._started)}")
+        self._say(f"{self._counted()}, in {duration(time.monotonic() - self._started)}")
 
     def _say(self, words: str) -> None:
         if self._bar is not None and not self._bar.disable:
