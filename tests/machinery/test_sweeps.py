@@ -550,7 +550,8 @@ def test_a_process_that_dies_loses_only_its_run(kills: int, tmp_path: Path) -> N
 
 def test_ctrl_c_ends_all_processes_and_keeps_what_is_finished(tmp_path: Path) -> None:
     """SIGINT while a run is on raises KeyboardInterrupt after all processes have ended; what was finished is in the store."""
-    tasks, outcomes = expand(written(tmp_path, LONGER)), list[Outcome]()
+    longer, outcomes = expand(written(tmp_path, LONGER))[1], list[Outcome]()
+    tasks = [replace(longer, seed=seed) for seed in range(3)]
 
     def tell(outcome: Outcome) -> None:
         outcomes.append(outcome)
@@ -558,9 +559,6 @@ def test_ctrl_c_ends_all_processes_and_keeps_what_is_finished(tmp_path: Path) ->
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        tasks = [tasks[0], *(replace(tasks[1], seed=seed) for seed in range(3))]
-        short = replace(tasks[1].run, recipe=None, method=tasks[0].run.method, limit=30, name="short")
-        tasks = [Task(short, 0), *tasks[1:]]
         with pytest.raises(KeyboardInterrupt):
             LocalEngine(1, "cpu").perform(tasks, tell)
     finally:
@@ -682,6 +680,8 @@ class Pretends:
         for task, kind in zip(tasks, self.kinds, strict=False):
             if kind == "interrupt":
                 raise KeyboardInterrupt
+            if kind == "terminate":
+                os.kill(os.getpid(), signal.SIGTERM)
             tell(Outcome(task, kind, 1.0, "here", "loss nan", "/logs/here.log"))  # type: ignore[arg-type]
 
 
@@ -691,6 +691,7 @@ class Pretends:
         (("done", "reused"), 0, "all 2 runs are in the store; next: python -m vp results"),
         (("failed", "done"), 1, "1 of 2 runs failed; start again to try them once more. Logs:\n  /logs/here.log  loss nan"),
         (("done", "interrupt"), 130, "1 of 2 runs: 1 done, 0 reused, 0 failed"),
+        (("done", "terminate"), 130, "1 of 2 runs: 1 done, 0 reused, 0 failed"),
     ],
 )
 def test_the_exit_code_says_how_a_sweep_ended(

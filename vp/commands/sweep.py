@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -62,9 +63,11 @@ def engine_of(arguments: Namespace) -> Engine:
 
 def _perform(tasks: Sequence[Task], engine: Engine, file: Path) -> int:
     progress = Progress(tasks)
+    before = signal.signal(signal.SIGTERM, _interrupt)  # a scheduler's word for Ctrl-C
     try:
         engine.perform(tasks, progress)
     finally:
+        signal.signal(signal.SIGTERM, before)
         progress.close()
     if failed := progress.failed:
         print(f"{len(failed)} of {len(tasks)} runs failed; start again to try them once more. Logs:")
@@ -73,6 +76,10 @@ def _perform(tasks: Sequence[Task], engine: Engine, file: Path) -> int:
         return FAILED
     print(f"all {len(tasks)} runs are in the store; next: python -m vp results {file}")
     return 0
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 # -- a dry run ------------------------------------------------------------------------------------------------------------
