@@ -295,7 +295,7 @@ ERRORS = {  # by what stands in the file: line and key, and words of the error
     '[common]\nblock = 12\n[[grid]]\ndataset = "mini10"\nmethod = "deep"\n': (":2: block: ", "which has 12"),
     '[common]\nblock = 1\n[[grid]]\ndataset = "mini10"\nmethod = "padding"\n': (":2: block: ", "no grid has a method"),
     f'{GOOD}size = 6\n\n[[grid]]\nmethod = ["zero-shot", "padding"]\n': (":8: [[grid]] repeats mini10-padding-6px-", "in line 4"),
-    f'{GOOD}[[grid]]\nruns = "padding-10"\n': (":6: [[grid]] repeats ", "in line 4"),
+    f'{GOOD}[[grid]]\nruns = "padding-10"\n': (":6: [[grid]] repeats ", " (as padding-10-s0) of the [[grid]] in line 4"),
     '[[grid]]\nruns = "padding-1O"\n': (":2: runs = 'padding-1O'", "did you mean padding-10"),
     '[[grid]]\nruns = ["table_2", "padding-10"]\n': (":2: runs = 'padding-10'", "is there already"),
     '[[grid]]\nruns = "table_2"\nscale = "huge"\n': (":3: scale = 'huge'", "mini, full"),

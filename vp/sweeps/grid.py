@@ -307,7 +307,10 @@ def expand(file: Path) -> list[Task]:
             if (double := found.get((task.run.canonical(), task.seed))) is not None:
                 first = double[1]
                 line = line_of(file.read_text(encoding="utf-8"), "grid", first.nth)
-                raise table.error("", f"[[grid]] repeats {double[0].name} of the [[grid]] in line {line}: leave it out of one")
+                also = "" if double[0].name == task.name else f" (as {task.name})"
+                raise table.error(
+                    "", f"[[grid]] repeats {double[0].name}{also} of the [[grid]] in line {line}: leave it out of one"
+                )
             found[task.run.canonical(), task.seed] = task, table
     if unused := [key for key in common.values if key not in used]:
         raise common.error(unused[0], f"{unused[0]}: no grid has a method that takes it: leave it out")
