@@ -34,6 +34,7 @@ from vp.experiments import Result, runs, vary
 from vp.experiments.own import own_run
 from vp.experiments.perform import perform
 from vp.machine.errors import VpError
+from vp.models import load_clip
 from vp.report.measured import load_measured
 from vp.sweeps import Engine, Outcome, Task
 from vp.sweeps import results as tables
@@ -43,6 +44,7 @@ from vp.sweeps.local import LocalEngine, Queue
 from vp.sweeps.plots import FIGURES, save
 from vp.sweeps.progress import Progress
 from vp.sweeps.results import Table, aggregate, best_by_validation, row_of, rows_of, write
+from vp.sweeps.shapes import image_side, vision_shape
 from vp.sweeps.stored import stored
 
 Capture = pytest.CaptureFixture[str]
@@ -775,10 +777,40 @@ def test_an_estimate_rests_on_a_measured_gpu_else() -> None:
     deep: Any = full[1].run
     at = {k: estimate([Task(replace(deep, method=replace(deep.method, block=k)), 0)], [None], gpu).seconds for k in (0, 3, 6)}
     assert at[0] > at[3] > at[6]
-    other = Task(own_run("cifar10", "padding", "ViT-B-16-quickgelu/openai"), 0)
-    told = estimate([other], [None], gpu)
+
+
+def test_an_estimate_is_scaled_to_other_backbones() -> None:
+    """A vision transformer that was not measured takes as many times as long as it has operations; a ResNet is not counted."""
+    (gpu,) = load_measured(Path(__file__).parents[2] / "expectations")[:1]
+
+    def seconds(backbone: str, **settings: Any) -> float:
+        told = estimate(
+            [Task(own_run("cifar10", "deep" if "block" in settings else "padding", backbone, **settings), 0)], [None], gpu
+        )
+        assert not told.unknown
+        return told.seconds
+
+    def by_hand(blocks: int, tokens: int, width: int) -> float:  # products of weights, and of attention
+        return blocks * (tokens * 12 * width**2 * 2 + 2 * tokens**2 * width * 2)
+
+    large, base = "ViT-L-14-quickgelu/openai", "ViT-B-32-quickgelu/openai"
+    assert seconds(large) / seconds(base) == pytest.approx(by_hand(24, 257, 1024) / by_hand(12, 50, 768))
+    assert seconds(large, block=0) > seconds(large, block=12) > seconds(large, block=23)
+    told = estimate([Task(own_run("cifar10", "padding", "RN50-quickgelu/openai"), 0)], [None], gpu)
     assert (told.seconds, told.unknown) == (0, 1)
     assert "not counted" in told.rests_on[0]
+
+
+@pytest.mark.parametrize("backbone", ["mini-clip", "mini-clip/random", "ViT-B-32/random"])
+def test_shapes_known_without_weights_are_those_of_the_models(backbone: str) -> None:
+    """Side, blocks, tokens and width of a backbone are those of the network itself."""
+    clip = load_clip(backbone)
+    visual = clip.model.visual
+    assert image_side(backbone) == clip.preprocess.size
+    shape = vision_shape(backbone)
+    assert shape is not None
+    assert shape.blocks == len(visual.transformer.resblocks)
+    assert (shape.tokens, shape.width) == tuple(visual.positional_embedding.shape)
 
 
 def test_a_dry_run_says_how_many_how_long_and_which(at_home: Swept, capsys: Capture) -> None:

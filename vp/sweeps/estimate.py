@@ -8,11 +8,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from statistics import median
 
-from vp.experiments import SCALES, Result, Run, runs
+from vp.experiments import SCALES, DeepTokens, Result, Run, VisualPrompt, runs
 from vp.experiments.own import count_images
 from vp.experiments.speed import kept_for, kind_of_evaluation, kind_of_training, seconds_of
 from vp.machine.errors import VpError
 from vp.report.measured import MeasuredGpu
+from vp.sweeps.shapes import VisionShape, vision_shape
 from vp.sweeps.stored import stored
 from vp.sweeps.tasks import Task
 
@@ -100,6 +101,9 @@ def _known(run: Run, gpu: MeasuredGpu | None, measure: Callable[[Run], SecondsPe
     full = SCALES["full"]
     if gpu is not None and run.backbone in (full.backbone, full.network):
         return _of_gpu(gpu.images_per_s), f"by images/s of {gpu.device}, measured {gpu.date}"
+    if gpu is not None and run.scale == "full" and (shape := vision_shape(run.backbone)) is not None:
+        words = f"by images/s of {gpu.device} for {full.backbone}, scaled by the operations of their own backbones"
+        return _scaled(_of_gpu(gpu.images_per_s), run, shape), words
     if measure is not None:
         return measure(run), "by images/s measured here now"
     nothing: dict[str, float] = {}
@@ -124,6 +128,34 @@ def _of_gpu(images_per_s: Mapping[str, float]) -> SecondsPerImage:
             raise KeyError(kind)
         share = (k - below) / (above - below) if above > below else 0.0
         return deep[below] + share * (deep[above] - deep[below])
+
+    return seconds_per_image
+
+
+def operations(tokens: int, width: int) -> float:
+    """Floating-point operations of a transformer block on an image of T tokens of width D: T (24 D^2 + 4 T D)."""
+    return tokens * (24.0 * width**2 + 4.0 * tokens * width)
+
+
+def _scaled(known: SecondsPerImage, run: Run, shape: VisionShape) -> SecondsPerImage:
+    """Seconds an image on another vision transformer: those of full scale's backbone times the ratio of operations.
+
+    A deep prompt before block k of L takes (L - k) / L of one before block 0; before the last, what that takes at full scale.
+    """
+    full = SCALES["full"].backbone
+    own = vision_shape(full)
+    assert own is not None
+    ratio = operations(shape.tokens, shape.width) / operations(own.tokens, own.width)
+    whole = ratio * shape.blocks / own.blocks
+
+    def seconds_per_image(kind: str) -> float:
+        if kind.startswith("evaluation"):
+            return whole * known(kind.replace(run.backbone.partition("/")[0], full.partition("/")[0]))
+        if isinstance(run.method, DeepTokens):
+            if run.method.block >= shape.blocks - 1:
+                return ratio * known(f"deep prompt, k = {own.blocks - 1}")
+            return whole * known("deep prompt, k = 0") * (shape.blocks - run.method.block) / shape.blocks
+        return (whole if isinstance(run.method, VisualPrompt) else 1.0) * known(kind)
 
     return seconds_per_image
 

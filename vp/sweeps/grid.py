@@ -46,6 +46,7 @@ from vp.models.weights import check_clip_name
 from vp.prompts import VISUAL_PROMPTS
 from vp.prompts.deep import Position, Readout
 from vp.report.expectations import read_toml
+from vp.sweeps.shapes import image_side, vision_shape
 from vp.sweeps.tasks import Task
 from vp.training import Recipe
 
@@ -419,37 +420,18 @@ def _run(table: _Table, common: _Table, method: str, chosen: dict[str, Any]) -> 
 
 
 def _check_room(run: Run) -> None:
-    side, blocks = _shape(run.backbone)
     if isinstance(run.method, VisualPrompt):
-        _check_size(run.method.kind, run.method.size, side)
+        _check_size(run.method.kind, run.method.size, image_side(run.backbone))
     elif isinstance(run.method, DeepTokens):
-        if blocks is None:
+        if (shape := vision_shape(run.backbone)) is None:
             raise ValueError(f"{run.backbone} has no transformer blocks to put tokens into: give another backbone")
-        if run.method.block >= blocks:
-            raise ValueError(f"block {run.method.block} of {run.backbone}, which has {blocks}: give 0 to {blocks - 1}")
+        if run.method.block >= shape.blocks:
+            raise ValueError(f"block {run.method.block} of {run.backbone}, which has {shape.blocks}: give 0 to {shape.blocks - 1}")
 
 
 @lru_cache(maxsize=1024)
 def _check_size(kind: str, size: int, side: int) -> None:
     VISUAL_PROMPTS[kind](size, side)
-
-
-@lru_cache(maxsize=64)
-def _shape(backbone: str) -> tuple[int, int | None]:
-    """The side of a CLIP's images in px and its number of vision blocks, None without a vision transformer; reads no weights."""
-    architecture = backbone.partition("/")[0]
-    if architecture == "mini-clip":
-        from vp.models.pretraining import IMAGE_PX
-
-        return IMAGE_PX, SCALES["mini"].blocks[-1] + 1
-    import open_clip
-
-    vision = (open_clip.get_model_config(architecture) or {})["vision_cfg"]
-    layers = vision.get("layers", 12)
-    side = vision.get("image_size", 224)
-    return max(side) if isinstance(side, list) else side, None if "timm_model_name" in vision or not isinstance(
-        layers, int
-    ) else layers
 
 
 # -- what a Run is, by field ----------------------------------------------------------------------------------------------
