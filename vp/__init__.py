@@ -2,7 +2,7 @@
 
 Eleven rooms, late to early; a module imports only from its own room and from rooms below it:
 
-    commands      python -m vp list | run | ask | pretrain | fetch | doctor | bench | fidelity: one file each
+    commands      python -m vp list | run | sweep | results | ask | pretrain | fetch | doctor | bench | fidelity
     sweeps        many Runs at once: a TOML file expands to them, engines perform them, results as a table
     report        the numbers a Run is held to, the claims and their verdicts, why a number misses, the HTML writeup
     experiments   scales; every number of the report as one frozen Run; methods; performing a Run; the store of results

@@ -1,4 +1,4 @@
-"""python -m vp list | run NAME | ask | check | pretrain | fetch | doctor | bench | fidelity | send.
+"""python -m vp list | run NAME | sweep | results | ask | check | pretrain | fetch | doctor | bench | fidelity | send.
 
 Errors a user can mend are one line, exit code 2.
 """
@@ -18,7 +18,8 @@ from typing import TextIO
 from vp.machine.device_lock import this_device
 from vp.machine.errors import VpError
 
-MEASURE_NOTHING = ("list", "check", "fetch", "bench", "send")  # commands that need not wait for a measurement
+# Commands that need not wait for a measurement: they compute nothing, or take the device themselves, run by run.
+OWN_TURN = ("list", "check", "fetch", "bench", "send", "sweep", "results")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -55,6 +56,21 @@ def _parser() -> argparse.ArgumentParser:
     for command in (listing, running):
         command.add_argument("--runs", type=Path, metavar="FILE", help="a Python file with your own runs: RUNS = [Run(...), ...]")
         command.add_argument("--scale", default="mini", help="mini (default) or full")
+
+    sweeping = commands.add_parser("sweep", help="perform all runs of a TOML file of grids, here or on Ray")
+    sweeping.add_argument("file", type=Path, metavar="FILE", help="[[grid]] tables: see vp/README.md")
+    sweeping.add_argument("--dry-run", action="store_true", help="say how many runs, how many are stored, how long, and names")
+    sweeping.add_argument("--on", default="local", choices=("local", "ray"), help="processes of this machine (default), or Ray")
+    sweeping.add_argument("--workers", type=int, metavar="N", help="local: processes (default: one a core, or one a GPU)")
+    sweeping.add_argument("--address", help="ray: of a cluster, e.g. auto or ray://host:10001 (default: starts one here)")
+    sweeping.add_argument("--gpu-share", type=float, metavar="SHARE", help="ray: of a GPU for each run, e.g. 0.25")
+
+    tabling = commands.add_parser("results", help="the results of a sweep as tables and plots")
+    tabling.add_argument("file", type=Path, metavar="FILE", help="as given to sweep")
+    tabling.add_argument("--out", type=Path, metavar="FOLDER", help="where to write (default: FILE without .toml, and -results)")
+    tabling.add_argument("--format", nargs="+", default=["csv"], choices=("csv", "parquet"), help="of the tables (default csv)")
+    for command in (sweeping, tabling):
+        command.add_argument("--data", metavar="ROOT", help="where CIFAR is, as for run")
 
     asking = commands.add_parser("ask", help="free-form prompting of your own pictures")
     asking.add_argument("--images", type=Path, required=True, metavar="FOLDER", help="pictures of any size, anywhere below it")
@@ -108,10 +124,10 @@ def _parser() -> argparse.ArgumentParser:
 
     sending = commands.add_parser("send", help="store the results that the store did not take when they were made")
 
-    for command in (running, asking, pretraining, examining, timing):
+    for command in (running, sweeping, tabling, asking, pretraining, examining, timing):
         command.add_argument("--device", default="auto", help="auto (default), cpu, cuda or mps")
     performs = {listing: "runs:list_runs", running: "runs:run", asking: "ask:ask", pretraining: "pretrain:pretrain"}
-    commands_of_a_file = (checking, fetching, examining, timing, comparing, sending)
+    commands_of_a_file = (sweeping, tabling, checking, fetching, examining, timing, comparing, sending)
     performs |= {command: f"{command.prog.split()[-1]}:command" for command in commands_of_a_file}
     for command, function in performs.items():
         command.set_defaults(performs=function)
@@ -119,13 +135,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run a command; 0 when done, 1 where a checked solution fails, 2 for an error the user can mend, 130 when interrupted."""
+    """Run a command; 0 when done, 1 where a run of a sweep or a checked solution fails, 2 for an error the user can mend, 130 when
+    interrupted."""
     parser = _parser()
     arguments = parser.parse_args(words)
     if arguments.command == "run" and (arguments.name is None) == (arguments.dataset is None):
         parser.error("run: give the name of a run, or --dataset and --method")
     try:
-        with warnings.catch_warnings(), nullcontext() if arguments.command in MEASURE_NOTHING else this_device().share():
+        with warnings.catch_warnings(), nullcontext() if arguments.command in OWN_TURN else this_device().share():
             warnings.showwarning = _note
             module, _, function = arguments.performs.partition(":")
             code = getattr(import_module(f"vp.commands.{module}"), function)(arguments)
@@ -139,7 +156,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+        return 0
 
 
 def _note(

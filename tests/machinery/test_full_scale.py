@@ -45,7 +45,7 @@ from tests.support import full_scale
 from tests.support.asserts import Judge
 from tests.support.strategies import pixels, seeds, tensor
 from vp.__main__ import main
-from vp.commands.bench import TABLES, bars, bench, duration, measure, project, works
+from vp.commands.bench import TABLES, bars, bench, measure, project, works
 from vp.commands.doctor import examine
 from vp.commands.fetch import fetch, needed, piece
 from vp.data import ImageSet, Preprocess, generate_cifar, load_cifar, load_images, union
@@ -56,6 +56,7 @@ from vp.evaluation.batches import CACHE_GIB, ComputedBatches, NotKeptWarning, ca
 from vp.experiments import ZERO_SHOT, DeepTokens, NewHead, Result, find_run, runs, source_of, vary
 from vp.experiments.methods import Method
 from vp.experiments.perform import images_of
+from vp.experiments.speed import duration
 from vp.machine.devices import SHARING, VISIBLE, assign_device, give_worker_its_device, visible_devices
 from vp.machine.downloads import DownloadFailed, download
 from vp.machine.errors import NotAvailable, OutOfMemory, VpError

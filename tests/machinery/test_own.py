@@ -11,10 +11,9 @@ import torch
 
 from tests.machinery.test_folders import classes
 from vp.__main__ import main
-from vp.commands.own import fitted
 from vp.experiments import SCALES, LinearProbing
 from vp.experiments.methods import clip_of
-from vp.experiments.own import own_run
+from vp.experiments.own import fitted, own_run
 from vp.experiments.perform import images_of
 from vp.machine.errors import VpError
 from vp.models import LinearProbe

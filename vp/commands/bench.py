@@ -24,6 +24,7 @@ from vp.data import ImageSet
 from vp.evaluation import Batches, Subset, per_image_correctness, time_each
 from vp.experiments import SCALES, Run, ScaleName, runs, vary
 from vp.experiments.perform import build_model
+from vp.experiments.speed import duration, kept_for, kind_of_evaluation, kind_of_training, seconds_of
 from vp.machine.device_lock import this_device
 from vp.machine.errors import VpError
 from vp.machine.provenance import provenance
@@ -57,22 +58,6 @@ class Speed:
     def share(self, rate: float) -> float:
         """The part of `rate`, in FLOP/s, that this work makes use of."""
         return self.images_per_s * self.gflop_per_image * 1e9 / rate
-
-
-def kind_of_training(run: Run) -> str | None:
-    """Runs of one kind train equally fast. None: nothing trains."""
-    return run.method.work(SCALES[run.scale].blocks[-1] + 1) if run.recipe else None
-
-
-def kind_of_evaluation(run: Run) -> str:
-    """Runs of one kind are evaluated equally fast: by backbone, and whether noise is drawn, image by image on the CPU."""
-    return f"evaluation{' under noise' if run.noise else ''}, {run.backbone.partition('/')[0]}"
-
-
-def kept_for(run: Run) -> set[str]:
-    """Names of the activations that a run caches for all training images: prefixes of deep prompts, features under a head."""
-    kept = f"{run.dataset}, {kind_of_training(run)}"
-    return {kept, f"{kept}, mirrored"} if run.method.keeps() > 1 else {kept} if run.method.keeps() else set()
 
 
 def works(scale: ScaleName) -> list[Work]:
@@ -159,34 +144,19 @@ def matrix_rate(device: torch.device, repeats: int = 5) -> float:
 def project(scale: ScaleName, seconds_per_image: Callable[[str], float]) -> dict[str, float]:
     """Seconds that the runs of each table take, one after the other, for one seed, from the seconds an image of each kind of work.
 
-    A run trains on its part of the training images and, after each epoch, passes the validation images, which is taken to cost a
-    third of training on them: a step is a forward pass and a backward pass of about twice its work. What the first of several runs
-    computes for all (`kept_for`) is an evaluation of all training images. Then the test images are evaluated.
+    What the first of several runs computes for all (`kept_for`) is an evaluation of all training images, beside `seconds_of`.
     """
     sizes = SCALES[scale].sizes
     seconds: dict[str, float] = {}
     kept: set[str] = set()
     for run in runs(scale).values():
-        evaluate = seconds_per_image(kind_of_evaluation(run))
-        parts = 1 + run.dataset.count("+")
-        taken = parts * sizes[run.split] * evaluate
-        if run.recipe and (kind := kind_of_training(run)):
-            held_out = run.validation_share * sizes["train"]
-            per_epoch = (sizes["train"] - held_out + held_out / 3) * seconds_per_image(kind)
+        taken = seconds_of(run, seconds_per_image, sizes["train"], (1 + run.dataset.count("+")) * sizes[run.split])
+        if run.recipe:
             new = kept_for(run) - kept
             kept |= new
-            taken += run.recipe.epochs * per_epoch + len(new) * sizes["train"] * evaluate
+            taken += len(new) * sizes["train"] * seconds_per_image(kind_of_evaluation(run))
         seconds[run.table] = seconds.get(run.table, 0.0) + taken
     return seconds
-
-
-def duration(seconds: float) -> str:
-    """In words, to two digits: 45 s, 12 min, 7.3 h, 2.1 days."""
-    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 1.5 * size:
-            value = seconds / size
-            return f"{value:.0f} {unit}" if value >= 10 else f"{value:.1f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def bench(

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import torch
 
-from vp.commands.bench import TABLES, Speed, duration, matrix_rate, measure, project, works
+from vp.commands.bench import TABLES, Speed, matrix_rate, measure, project, works
 from vp.commands.fetch import needed, piece
 from vp.data import data_root
 from vp.data.cifar import load_cifar
 from vp.evaluation.batches import KEPT_SHARE
 from vp.experiments import SCALES
+from vp.experiments.speed import duration
 from vp.experiments.store import stored_results
 from vp.machine.devices import usable_cores
 from vp.machine.downloads import offline_because

@@ -7,7 +7,6 @@ import math
 import sys
 import warnings
 from argparse import Namespace
-from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -17,10 +16,9 @@ import torch
 from vp.data import load_images
 from vp.data.folders import PictureWarning, read_class_names
 from vp.evaluation import paired_test
-from vp.experiments import Result, Run, vary
-from vp.experiments.own import own_run
+from vp.experiments import Result, Run
+from vp.experiments.own import fitted, own_run
 from vp.experiments.perform import build_model, images_of, picture_side
-from vp.experiments.run import warmed_up_on
 from vp.experiments.store import obtain
 from vp.machine.errors import VpError
 from vp.machine.runtime import pick_device
@@ -75,14 +73,6 @@ def run_own(arguments: Namespace, newer_than: float | None) -> None:
     for baseline, points, p in differences:
         print(f"{asked.method!s} against {baseline}: {points:+.2f} points, p = {p:.2g}")
     print(f"images: {images}")
-
-
-def fitted(run: Run, limit: int | None, given: str = "") -> Run:
-    """The run on `limit` images, its warm-up in proportion to the images there are, unless the recipe `given` has its own."""
-    limited = vary(run, limit)
-    if run.recipe is None or "warmup_steps" in given:
-        return replace(limited, recipe=run.recipe)
-    return replace(limited, recipe=warmed_up_on(len(images_of(limited, "train")), run))
 
 
 def _check(run: Run, device: str) -> None:

@@ -55,18 +55,22 @@ def count_devices() -> int | None:
 
 
 def give_worker_its_device(environment: MutableMapping[str, str] = os.environ) -> None:
-    """In a worker of pytest-xdist, leave one device of the caller's list visible and say how many workers share it.
+    """In a worker of pytest-xdist, leave one device of the caller's list visible; elsewhere nothing changes. See `give_device`."""
+    worker, workers = environment.get("PYTEST_XDIST_WORKER", ""), environment.get("PYTEST_XDIST_WORKER_COUNT", "")
+    if worker.removeprefix("gw").isdigit() and workers.isdigit():
+        # One that stands in for a crashed worker has a higher number.
+        give_device(int(worker.removeprefix("gw")) % int(workers), int(workers), environment)
+
+
+def give_device(worker: int, workers: int, environment: MutableMapping[str, str]) -> None:
+    """In the environment of worker `worker` of `workers`, leave one device visible and say how many workers share it.
 
     The share bounds what a worker keeps in the device's memory. Where the driver's tool is missing and
-    the caller gave no list, all workers are taken to share CUDA's first device. Elsewhere nothing changes.
+    the caller gave no list, all workers are taken to share CUDA's first device.
     """
-    worker, workers = environment.get("PYTEST_XDIST_WORKER", ""), environment.get("PYTEST_XDIST_WORKER_COUNT", "")
-    if not worker.removeprefix("gw").isdigit() or not workers.isdigit():
-        return
     given, present = environment.get(VISIBLE), count_devices()
     if given is None and present is None:
-        environment[SHARING] = workers
+        environment[SHARING] = str(workers)
         return
-    number = int(worker.removeprefix("gw")) % int(workers)  # one that stands in for a crashed worker has a higher number
-    environment[VISIBLE], sharing = assign_device(number, int(workers), visible_devices(given, present))
+    environment[VISIBLE], sharing = assign_device(worker, workers, visible_devices(given, present))
     environment[SHARING] = str(sharing)
