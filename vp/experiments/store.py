@@ -104,10 +104,19 @@ def load_result(path: Path, key: str) -> Result:
     return Result(correct_images=tensors["correct_images"].to(torch.bool), weights=weights, **plain)
 
 
-def obtain(run: Run, seed: int = 0, *, device: str = "auto", newer_than: float | None = None, progress: bool = True) -> Result:
+def obtain(
+    run: Run,
+    seed: int = 0,
+    *,
+    device: str = "auto",
+    newer_than: float | None = None,
+    progress: bool = True,
+    performing: Callable[[], object] = lambda: None,
+) -> Result:
     """The result of a Run for a seed: from the store if it is there, otherwise performed and stored.
 
     newer_than: results written before that time (seconds since the epoch) are computed again (`--fresh`).
+    performing: called before the Run is performed, and not where its result is read.
     While another process is on the same run, waits for its result. Raises VpError when the store cannot be written, NotAvailable
     when data, weights or the device are missing.
     """
@@ -130,6 +139,7 @@ def obtain(run: Run, seed: int = 0, *, device: str = "auto", newer_than: float |
         trained = None
         if run.weights_from:
             trained = obtain(source_of(run), seed, device=device, newer_than=newer_than, progress=progress)
+        performing()
         result = perform(run, seed, device, progress, trained)
         save_result(path, result, key)
         return result

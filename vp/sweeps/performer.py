@@ -1,0 +1,119 @@
+"""The worker of a sweep on Ray: a process on some node that keeps models and images loaded and performs Task after Task."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from vp import __version__
+from vp.experiments import Result
+from vp.experiments.activations import CODE_OF_A_RUN
+from vp.experiments.store import obtain, result_path, run_key, store_folder
+from vp.machine.computed_once import code_version
+from vp.machine.device_lock import this_device
+from vp.machine.provenance import versions
+from vp.sweeps.tasks import Task
+
+NODE_HOME = "VP_NODE_HOME"  # set where `ray start` runs: the VP_HOME of a node that cannot have the driver's
+
+
+def code_here() -> dict[str, str]:
+    """What driver and nodes must have in common, for stored numbers depend on it."""
+    return {"vp": __version__, "code of a run": code_version(CODE_OF_A_RUN)[:12], **versions()}
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What the driver tells each performer."""
+
+    code: dict[str, str]  # `code_here` of the driver
+    environment: dict[str, str]  # the driver's VP_... variables
+    folder: str  # the driver's working folder, in which relative names of image folders begin
+    marker: str | None  # a file in the driver's store; None where all nodes have VP_STORE in common
+    device: str
+    threads: int
+    sources: dict[str, str] = field(default_factory=dict)  # of modules from elsewhere that define methods, by name
+
+
+@dataclass(frozen=True)
+class Hello:
+    """What a performer tells of its process before it gets any Task."""
+
+    differs: str  # from the driver's code, in words; empty: it does not
+    shares_store: bool  # what it stores the driver finds
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a Task ended, and its result where the driver cannot find that in the store."""
+
+    kind: Literal["done", "reused", "failed"]
+    seconds: float
+    top1: float | None = None
+    words: str = ""
+    log: str = ""  # all that was printed, and the traceback
+    key: str = ""  # under which the driver has the result, or stores it
+    result: Result | None = None
+
+
+class Performer:
+    """An actor of Ray, with a core or a share of a GPU. It lives as long as the sweep, so that what it has loaded stays loaded."""
+
+    def __init__(self, terms: Terms) -> None:
+        os.environ.update(terms.environment)
+        if own_home := os.environ.get(NODE_HOME):
+            os.environ["VP_HOME"] = own_home
+        with suppress(OSError):  # another machine may not have it, and then no such folders either
+            os.chdir(terms.folder)
+        torch.set_num_threads(terms.threads)
+        self._terms = terms
+        self._has_the_store = terms.marker is None
+        if terms.sources:
+            folder = Path(tempfile.mkdtemp(prefix="vp-methods-"))
+            for module, source in terms.sources.items():
+                (folder / f"{module}.py").write_text(source, encoding="utf-8")
+            sys.path.insert(0, str(folder))  # first: a node may have another file of that name
+
+    def hello(self) -> Hello:
+        """Whether this process has the driver's code and store."""
+        here, theirs = code_here(), self._terms.code
+        differing = [name for name in theirs if here.get(name) != theirs[name]]
+        if self._terms.marker is not None:
+            with suppress(OSError):
+                self._has_the_store = (store_folder() / self._terms.marker).exists()
+        return Hello(", ".join(f"{name} {here.get(name)} in place of {theirs[name]}" for name in differing), self._has_the_store)
+
+    def perform(self, tasks: Sequence[Task], driver_has: frozenset[str] = frozenset()) -> list[Ended]:
+        """Perform Tasks in turn; a failed one does not stop the rest. driver_has: file names of results that nobody needs."""
+        with this_device().share():
+            return [self._perform(task, driver_has) for task in tasks]
+
+    def _perform(self, task: Task, driver_has: frozenset[str]) -> Ended:
+        started, said, trained = time.perf_counter(), io.StringIO(), list[bool]()
+
+        def seconds() -> float:
+            return round(time.perf_counter() - started, 3)
+
+        try:
+            with redirect_stdout(said), redirect_stderr(said):
+                key = "" if self._has_the_store else run_key(task.run, task.seed, self._terms.device)
+                if key and result_path(task.run, key).name in driver_has:
+                    return Ended("reused", seconds(), key=key)
+                result = obtain(
+                    task.run, task.seed, device=self._terms.device, progress=False, performing=lambda: trained.append(True)
+                )
+        except Exception as error:
+            words = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            return Ended("failed", seconds(), words=words, log=said.getvalue() + traceback.format_exc())
+        return Ended("done" if trained else "reused", seconds(), result.top1, key=key, result=result if key else None)
