@@ -204,12 +204,13 @@ def test_a_run_that_diverges_is_reported_with_its_log_and_stops_nothing(in_its_h
     """The planted NaN is told of as failed, in a line; its log has the traceback and names run, node and reason."""
     (failed,) = [o for o in in_its_home.outcomes if o.kind == "failed"]
     assert failed.task == NAN
-    assert failed.words.startswith("TrainingDiverged: ")
+    assert failed.words.startswith("loss nan in epoch 1 of nan: ")
     assert failed.top1 is None
     log = Path(failed.log).read_text()
     assert Path(failed.log).is_relative_to(in_its_home.home)
     assert log.startswith(f"nan-s0 on {failed.where}, after ")
     assert "Traceback" in log
+    assert "TrainingDiverged: " in log
     assert failed.words in log
 
 

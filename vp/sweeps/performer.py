@@ -22,6 +22,7 @@ from vp.experiments.activations import CODE_OF_A_RUN
 from vp.experiments.store import obtain, result_path, run_key, store_folder
 from vp.machine.computed_once import code_version
 from vp.machine.device_lock import this_device
+from vp.machine.errors import VpError
 from vp.machine.provenance import versions
 from vp.sweeps.tasks import Task
 
@@ -114,6 +115,8 @@ class Performer:
                     task.run, task.seed, device=self._terms.device, progress=False, performing=lambda: trained.append(True)
                 )
         except Exception as error:
-            words = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            words = " ".join(str(error).split())
+            if not isinstance(error, VpError):
+                words = f"{type(error).__name__}: {words}"
             return Ended("failed", seconds(), words=words, log=said.getvalue() + traceback.format_exc())
         return Ended("done" if trained else "reused", seconds(), result.top1, key=key, result=result if key else None)

@@ -45,11 +45,15 @@ class RayEngine:
 
     address: HOST:PORT of a cluster that this machine is a node of, or "auto" for the one that runs here; None starts one on this
     machine, which ends with the sweep. gpu_share: of a GPU, that a Run takes (default: a whole one). device: `auto` (GPUs if the
-    cluster has any, else cores), `cpu` or `cuda`. Raises VpError for a share that does not divide a GPU.
+    cluster has any, else cores), `cpu` or `cuda`. logs: the folder of what failed Tasks wrote, by default one of its own in `logs`
+    of VP_HOME. Raises VpError for a share that does not divide a GPU.
     """
 
-    def __init__(self, address: str | None = None, gpu_share: float | None = None, device: str = "auto") -> None:
+    def __init__(
+        self, address: str | None = None, gpu_share: float | None = None, device: str = "auto", logs: Path | None = None
+    ) -> None:
         self.address, self.device = address, device
+        self.logs = logs or home() / "logs" / f"sweep-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         self.gpu_share = 1.0 if gpu_share is None else gpu_share
         self.asks_for_gpus = gpu_share is not None or device == "cuda"
         self.performers_of_a_gpu = _performers_of_a_gpu(self.gpu_share)
@@ -140,6 +144,7 @@ class _Sweep:
         self._greeted = self._told_to_wait = False
         self._began = self._had_a_node = time.monotonic()
         self._looked = -LOOK_S
+        self._logged = 0  # failures
         self._in_store: set[str] | None = None  # file names in the driver's store, for nodes that do not share it
         self._in_store_there: Any = None
         environment = {name: value for name, value in os.environ.items() if name.startswith("VP_")}
@@ -317,20 +322,20 @@ class _Sweep:
             self._tell_caller(Outcome(task, ended.kind, ended.seconds, where, top1=top1))
 
     def _tell_failed(self, piece: Piece, where: str, words: str, log: str = "", seconds: float = 0.0) -> None:
-        kept = _keep_log(piece.task, f"{piece.task.name} on {where}, after {seconds:g} s: {words}\n\n{log}")
+        kept = self._keep_log(piece.task, f"{piece.task.name} on {where}, after {seconds:g} s: {words}\n\n{log}")
         self._tell_caller(Outcome(piece.task, "failed", seconds, where, words, kept))
 
-
-def _keep_log(task: Task, text: str) -> str:
-    """Write the log of a failure below VP_HOME; its path, or nothing where that cannot be written."""
-    path = home() / "sweeps" / f"{task.name}-{time.time_ns()}.log"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        _say(f"cannot write {path} ({error.strerror or error}); the log of {task.name}:\n{text}")
-        return ""
-    return str(path)
+    def _keep_log(self, task: Task, text: str) -> str:
+        """Write the log of a failure; its path, or nothing where that cannot be written."""
+        self._logged += 1
+        path = self._engine.logs / f"{self._logged:05d}-{task.name}.log"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            _say(f"cannot write {path} ({error.strerror or error}); the log of {task.name}:\n{text}")
+            return ""
+        return str(path)
 
 
 def _kill(slot: _Slot) -> None:
