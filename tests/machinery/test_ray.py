@@ -77,9 +77,9 @@ class Nodes:
     cluster: Any
     of_name: dict[str, Any] = field(default_factory=dict)
 
-    def add(self, name: str, **variables: str) -> None:
-        """A node of one core, whose processes have these environment variables."""
-        self.of_name[name] = self.cluster.add_node(num_cpus=1, object_store_memory=SMALL, env_vars=variables)
+    def add(self, name: str, gpus: int = 0, **variables: str) -> None:
+        """A node of one core, whose processes have these environment variables; it may pretend to have GPUs."""
+        self.of_name[name] = self.cluster.add_node(num_cpus=1, num_gpus=gpus, object_store_memory=SMALL, env_vars=variables)
 
     def remove(self, name: str) -> None:
         self.cluster.remove_node(self.of_name.pop(name), allow_graceful=False)
@@ -364,10 +364,44 @@ def test_a_gpu_has_as_many_performers_as_shares(share: float | None, performers:
     assert RayEngine(gpu_share=share).performers_of_a_gpu == performers
 
 
-def test_a_cluster_without_a_gpu_is_refused_where_one_is_asked_for(nodes: Nodes) -> None:
+def test_runs_take_shares_of_gpus_and_no_cores(nodes: Nodes, on: Callable[..., None]) -> None:
+    """A node of one core with two GPUs has four performers of half a GPU each, which compute there: these GPUs only pretend to be,
+    so that each run fails for lack of CUDA; and none hangs."""
+    from vp.sweeps.ray import RayEngine
+
+    nodes.add("gpus", gpus=2)
+    on("gpus")
+    outcomes = list[Outcome]()
+    try:
+        RayEngine(nodes.cluster.address, gpu_share=0.5).perform(forty_tasks()[:4], outcomes.append)
+    finally:
+        nodes.remove("gpus")
+    assert [o.kind for o in outcomes] == ["failed"] * 4
+    assert all(o.words.startswith("device 'cuda' asked for, but this machine has none") for o in outcomes)
+
+
+@pytest.mark.parametrize(
+    ("cores", "gpus", "share", "performers", "threads"),
+    [(64, 8, None, 8, 8), (64, 8, 0.25, 32, 2), (8, 8, 0.5, 16, 1), (64, 0, 0.5, 0, 1), (16, 1, 0.2, 5, 3)],
+)
+def test_performers_of_a_node_divide_its_gpus_and_threads(
+    cores: int, gpus: int, share: float | None, performers: int, threads: int, nodes: Nodes
+) -> None:
+    """As many as its GPUs have shares, each with an equal part of the threads, and at least one; none on a node without a GPU."""
+    from vp.sweeps.ray import RayEngine, _Sweep
+
+    sweep = _Sweep(forty_tasks(), pytest.fail, RayEngine(gpu_share=share), "cuda", None)
+    node = {"NodeID": "0123456789", "NodeManagerHostname": "host", "Resources": {"CPU": cores, "GPU": gpus}}
+    slots = sweep._slots_of(node)
+    assert [slot.threads for slot in slots] == [threads] * performers
+    assert sweep._terms.environment["VP_WORKERS_ON_DEVICE"] == str(RayEngine(gpu_share=share).performers_of_a_gpu)
+
+
+def test_a_cluster_without_a_gpu_is_refused_where_one_is_asked_for(nodes: Nodes, on: Callable[..., None]) -> None:
     """A share of a GPU, or --device cuda, on nodes without GPUs: nothing waits for ever."""
     from vp.sweeps.ray import RayEngine
 
+    on("first")
     for engine in (RayEngine(nodes.cluster.address, gpu_share=0.5), RayEngine(nodes.cluster.address, device="cuda")):
         with pytest.raises(NotAvailable, match="no node of the cluster has a GPU"):
             engine.perform(forty_tasks(), pytest.fail)
