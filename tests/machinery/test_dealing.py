@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.controls import sweeps as controls
 from vp.experiments import ZERO_SHOT, DeepTokens, Method, Run, VisualPrompt
 from vp.sweeps import Task
 from vp.sweeps.dealing import CALL_S, MOST, Deal, Taste
@@ -23,22 +25,28 @@ def task(name: str, method: Method = PATCH, dataset: str = "mini10", backbone: s
     return Task(Run(name, "sweep", "mini", dataset, "test", backbone, method, recipe), 0)
 
 
+@pytest.fixture
+def kind() -> type[Deal]:
+    """What is tested, in whose place the controls are put."""
+    return Deal
+
+
 def names(deal: Deal, taste: Taste) -> list[str]:
     return [piece.task.run.name for piece in deal.take(taste)]
 
 
-def test_the_longest_go_first() -> None:
+def test_the_longest_go_first(kind: type[Deal]) -> None:
     """The group with most work, and in it the task that takes longest, is dealt first."""
-    deal = Deal([task("short"), task("long", epochs=5), task("other", dataset="mini100", epochs=4), task("middle", epochs=2)])
+    deal = kind([task("other", dataset="mini100", epochs=4), task("short"), task("long", epochs=5), task("middle", epochs=2)])
     taste = Taste()
     assert [names(deal, taste) for _ in range(5)] == [["long"], ["middle"], ["short"], ["other"], []]
 
 
-def test_a_worker_stays_with_what_it_has_loaded() -> None:
+def test_a_worker_stays_with_what_it_has_loaded(kind: type[Deal]) -> None:
     """A worker gets the tasks of its group while there are any, although another group has longer ones by then."""
-    deal = Deal([task(f"a{i}", epochs=3) for i in range(3)] + [task(f"b{i}", dataset="mini100", epochs=4) for i in range(2)])
+    deal = kind([task(f"a{i}", epochs=3) for i in range(3)] + [task(f"b{i}", dataset="mini100", epochs=4) for i in range(3)])
     first, second = Taste(), Taste()
-    assert [names(deal, worker) for worker in (first, second, first, second, first)] == [["a0"], ["b0"], ["a1"], ["b1"], ["a2"]]
+    assert [names(deal, worker) for worker in (first, second, second, first, second)] == [["b0"], ["a0"], ["a1"], ["b1"], ["a2"]]
 
 
 def test_the_next_group_is_the_most_alike() -> None:
@@ -56,11 +64,11 @@ def test_the_next_group_is_the_most_alike() -> None:
     assert [names(deal, taste) for _ in range(4)] == [["first"], ["other block"], ["other images"], ["other backbone"]]
 
 
-def test_a_worker_without_work_takes_from_the_group_with_most_left() -> None:
+def test_a_worker_without_work_takes_from_the_group_with_most_left(kind: type[Deal]) -> None:
     """When every group has a worker, one that is done helps where most is left."""
     large = [task(f"large{i}", epochs=3) for i in range(4)]
     small = [task(f"small{i}", dataset="mini100") for i in range(3)]
-    deal = Deal([*large, *small, task("tiny", backbone="ViT-B-32")])
+    deal = kind([*large, *small, task("tiny", backbone="ViT-B-32")])
     for begun in ("large0", "small0", "tiny"):
         taste = Taste()
         assert names(deal, taste) == [begun]
@@ -81,9 +89,9 @@ def test_short_tasks_are_dealt_several_at_a_time() -> None:
     assert len(names(deal, Taste(shares=("another", "group", 0), count=MOST))) == 1
 
 
-def test_what_was_lost_comes_first_and_alone() -> None:
+def test_what_was_lost_comes_first_and_alone(kind: type[Deal]) -> None:
     """A task whose worker was lost is dealt again before the others of its group, and with no other in the same call."""
-    deal, taste = Deal([task(f"t{i}") for i in range(4)]), Taste(shares=task("t").shares, count=2)
+    deal, taste = kind([task(f"t{i}") for i in range(4)]), Taste(shares=task("t").shares, count=2)
     lost = deal.take(taste)
     assert [piece.task.run.name for piece in lost] == ["t0", "t1"]
     for piece in lost:
@@ -99,6 +107,21 @@ def test_what_was_lost_last_of_its_group_is_not_forgotten() -> None:
     deal.give_back(deal.take(Taste()))
     assert len(deal) == 1
     assert names(deal, Taste()) == ["only"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "test"),
+    [
+        (controls.FirstComeFirstServed, test_the_longest_go_first),
+        (controls.Restless, test_a_worker_stays_with_what_it_has_loaded),
+        (controls.Faithful, test_a_worker_without_work_takes_from_the_group_with_most_left),
+        (controls.Forgetful, test_what_was_lost_comes_first_and_alone),
+    ],
+)
+def test_wrong_deals_are_rejected(wrong: type[Deal], test: Callable[[type[Deal]], None]) -> None:
+    """Each wrong way to deal fails the test that it names."""
+    with pytest.raises((AssertionError, IndexError)):
+        test(wrong)
 
 
 @pytest.mark.parametrize("lose", [0.0, 0.3])
