@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -442,6 +443,14 @@ def test_an_address_that_is_none_is_refused(address: str, nodes: Nodes) -> None:
         RayEngine(address).perform(forty_tasks(), pytest.fail)
 
 
+def test_a_store_that_cannot_be_written_is_refused(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything starts: nothing that is trained could be kept."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("VP_HOME", str(tmp_path / "file"))
+    with pytest.raises(VpError, match="cannot write to .*set VP_HOME"):
+        nodes.engine().perform(forty_tasks(), pytest.fail)
+
+
 def test_no_tasks_start_nothing() -> None:
     """A sweep without tasks ends at once, wherever it would be."""
     pytest.importorskip("ray", reason="NOT RUN: needs Ray")
@@ -467,6 +476,21 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         print("interrupted")
 """
+
+
+def test_an_interrupt_that_ray_swallows_ends_the_sweep_all_the_same(nodes: Nodes) -> None:
+    """Ctrl-C while code of Ray runs that takes any exception for its own: the sweep knows of it, and ends."""
+    from vp.sweeps.ray import RayEngine, _interrupts, _Sweep
+
+    before = signal.getsignal(signal.SIGINT)
+    with _interrupts() as seen:
+        assert not seen
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert seen
+        with pytest.raises(KeyboardInterrupt):
+            _Sweep(forty_tasks(), pytest.fail, RayEngine(), "cpu", None).run(seen)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def processes_with(words: str) -> list[str]:

@@ -45,7 +45,7 @@ def connected(address: str | None) -> Iterator[None]:
                 ray.init(address=address, **QUIET)
             except (ConnectionError, RuntimeError, ValueError, OSError) as error:
                 why = " ".join(str(error).split())
-                raise VpError(f"cannot join the Ray cluster at {address}: {why}. Start this on one of its nodes") from error
+                raise VpError(f"cannot join the Ray cluster at {address} ({why}): start this on one of its nodes") from error
         yield
     finally:
         ray.shutdown()
