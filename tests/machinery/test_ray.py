@@ -447,7 +447,7 @@ def test_a_store_that_cannot_be_written_is_refused(nodes: Nodes, tmp_path: Path,
     """Before anything starts: nothing that is trained could be kept."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("VP_HOME", str(tmp_path / "file"))
-    with pytest.raises(VpError, match="cannot write to .*set VP_HOME"):
+    with pytest.raises(VpError, match=r"cannot write to .*set VP_HOME"):
         nodes.engine().perform(forty_tasks(), pytest.fail)
 
 

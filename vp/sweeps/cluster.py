@@ -35,9 +35,8 @@ def connected(address: str | None) -> Iterator[None]:
     scratch = None
     try:
         if address is None:
-            scratch = tempfile.mkdtemp(
-                prefix="vp-ray-", dir="/tmp" if os.path.isdir("/tmp") else None
-            )  # names of sockets are short
+            # Sockets lie below it, and their names must be short: TMPDIR may be long.
+            scratch = tempfile.mkdtemp(prefix="vp-ray-", dir="/tmp" if os.path.isdir("/tmp") else None)
             ray.init(address="local", num_cpus=usable_cores(), _temp_dir=scratch, **STARTED, **QUIET)
         else:
             check_it_answers(address)
