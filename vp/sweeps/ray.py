@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import inspect
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -79,7 +77,7 @@ class RayEngine:
             marker = None if os.environ.get("VP_STORE") else held.enter_context(_marker())
             sweep = _Sweep(tasks, tell, self, device, marker)
             held.callback(sweep.end)
-            sweep.run(held.enter_context(_interrupts()))
+            sweep.run()
 
     def _device_of(self, nodes: Sequence[dict[str, Any]]) -> str:
         gpus = any(node["Resources"].get("GPU", 0) >= 1 for node in nodes)
@@ -111,28 +109,6 @@ def _marker() -> Iterator[str]:
     finally:
         with suppress(OSError):
             path.unlink()
-
-
-@contextmanager
-def _interrupts() -> Iterator[list[int]]:
-    """Has an entry after Ctrl-C. It raises KeyboardInterrupt as ever, but what Ray runs at that moment may swallow that."""
-    seen: list[int] = []
-
-    def note(number: int, frame: Any) -> None:
-        seen.append(number)
-        signal.default_int_handler(number, frame)
-
-    if (
-        signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-        or threading.current_thread() is not threading.main_thread()
-    ):
-        yield seen
-        return
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield seen
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _sources(tasks: Sequence[Task]) -> dict[str, str]:
@@ -183,11 +159,9 @@ class _Sweep:
             environment[SHARING] = str(engine.performers_of_a_gpu)
         self._terms = Terms(code_here(), environment, os.getcwd(), marker, device, 1, _sources(tasks))
 
-    def run(self, interrupts: Sequence[int] = ()) -> None:
-        """Until every Task has been told of. Raises KeyboardInterrupt when there are interrupts."""
+    def run(self) -> None:
+        """Until every Task has been told of."""
         while self._left():
-            if interrupts:
-                raise KeyboardInterrupt
             self._look_at_nodes()
             for slot in self._slots:
                 if slot.call is None:
