@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import os
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+from uuid import uuid4
 
 import torch
 
@@ -23,6 +25,7 @@ from vp.experiments.store import obtain, result_path, run_key, store_folder
 from vp.machine.computed_once import code_version
 from vp.machine.device_lock import this_device
 from vp.machine.errors import VpError
+from vp.machine.home import home
 from vp.machine.provenance import versions
 from vp.sweeps.tasks import Task
 
@@ -68,6 +71,17 @@ class Ended:
     result: Result | None = None
 
 
+def _written(sources: dict[str, str]) -> Path:
+    """The folder below VP_HOME that has these modules; the same ones have the same, however many processes write them."""
+    folder = home() / "methods" / hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()[:24]
+    folder.mkdir(parents=True, exist_ok=True)
+    for module, source in sources.items():
+        part = folder / f".{uuid4().hex}.part"
+        part.write_text(source, encoding="utf-8")
+        os.replace(part, folder / f"{module}.py")
+    return folder
+
+
 class Performer:
     """An actor of Ray, with a core or a share of a GPU. It lives as long as the sweep, so that what it has loaded stays loaded."""
 
@@ -81,10 +95,7 @@ class Performer:
         self._terms = terms
         self._has_the_store = terms.marker is None
         if terms.sources:
-            folder = Path(tempfile.mkdtemp(prefix="vp-methods-"))
-            for module, source in terms.sources.items():
-                (folder / f"{module}.py").write_text(source, encoding="utf-8")
-            sys.path.insert(0, str(folder))  # first: a node may have another file of that name
+            sys.path.insert(0, str(_written(terms.sources)))  # first: a node may have another file of that name
 
     def hello(self) -> Hello:
         """Whether this process has the driver's code and store."""
