@@ -276,7 +276,7 @@ def _no_gpu_is_not_run(request: pytest.FixtureRequest) -> None:
 def _ray_if_asked(request: pytest.FixtureRequest) -> None:
     """What starts Ray runs where `-m` names it: it takes longer than all other tests of the machinery together."""
     if "cluster" not in request.config.option.markexpr:
-        pytest.skip("NOT RUN: starts a cluster of Ray on this machine, for two minutes: give -m cluster")
+        pytest.skip("NOT RUN: starts a cluster of Ray on this machine, for two or three minutes: give -m cluster")
 
 
 @pytest.hookimpl(wrapper=True)
