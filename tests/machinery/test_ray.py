@@ -1,4 +1,4 @@
-"""Sweeps on Ray, on a cluster of two nodes of one core each: `pytest -m cluster` (two or three minutes; pip install -e ".[cluster]").
+"""Sweeps on Ray, on two nodes of one core each: `pytest -m cluster` (two or three minutes; pip install -e ".[cluster]").
 
 What is swept are the miniature's own images and models, a few images and one epoch a run.
 """
