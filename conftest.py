@@ -60,6 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.addinivalue_line("markers", "cluster: several nodes, or a bucket; NOT RUN without the extra `cluster`")
     config.addinivalue_line("markers", "browser: opens the page in chromium; NOT RUN without selenium, chromium and its driver")
+    config.addinivalue_line("markers", "cluster: starts Ray on this machine; NOT RUN without `-m cluster` and the package ray")
     seeds = config.getoption("--seeds")
     if seeds < 1:
         raise pytest.UsageError(f"--seeds {seeds}: give at least 1")
@@ -294,6 +295,13 @@ def _no_gpu_is_not_run(request: pytest.FixtureRequest) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip("NOT RUN: full scale needs a CUDA device and this machine has none; `--scale mini` runs here")
+
+
+@pytest.fixture(scope="session")
+def _ray_if_asked(request: pytest.FixtureRequest) -> None:
+    """What starts Ray runs where `-m` names it: it takes longer than all other tests of the machinery together."""
+    if "cluster" not in request.config.option.markexpr:
+        pytest.skip("NOT RUN: starts a cluster of Ray on this machine, for two or three minutes: give -m cluster")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -98,6 +98,14 @@ def test_a_result_is_performed_once_and_then_read(performer: Performer) -> None:
     assert all(same(result, result_of(3)) for result in results)
 
 
+def test_who_asks_is_told_before_a_run_is_performed(performer: Performer) -> None:
+    """`performing` is called once, before the run is performed, and never for a result that is read."""
+    performed_before = list[int]()
+    for _ in range(3):
+        obtain(RUN, 3, performing=lambda: performed_before.append(performer.count))
+    assert performed_before == [0]
+
+
 def test_each_seed_has_its_own_result(performer: Performer) -> None:
     """Results of several seeds stand beside each other."""
     for _ in range(2):

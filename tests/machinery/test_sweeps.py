@@ -708,18 +708,18 @@ def test_the_exit_code_says_how_a_sweep_ended(
 
 
 def test_on_ray_the_engine_is_made_of_address_and_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`--on ray --address A --gpu-share S` performs the sweep on RayEngine(A, S)."""
-    made: list[tuple[str | None, float | None]] = []
+    """`--on ray --address A --gpu-share S --device D` performs the sweep on RayEngine(A, S, D)."""
+    made: list[tuple[str | None, float | None, str]] = []
 
-    def engine(address: str | None, gpu_share: float | None) -> Engine:
-        made.append((address, gpu_share))
+    def engine(address: str | None, gpu_share: float | None, device: str) -> Engine:
+        made.append((address, gpu_share, device))
         return Pretends("done")
 
     monkeypatch.setitem(sys.modules, "vp.sweeps.ray", SimpleNamespace(RayEngine=engine))
     file = written(tmp_path, '[[grid]]\ndataset = "mini10"\nmethod = "padding"\n')
     assert main(["sweep", str(file), "--on", "ray"]) == 0
-    assert main(["sweep", str(file), "--on", "ray", "--address", "auto", "--gpu-share", "0.25"]) == 0
-    assert made == [(None, None), ("auto", 0.25)]
+    assert main(["sweep", str(file), "--on", "ray", "--address", "auto", "--gpu-share", "0.25", "--device", "cpu"]) == 0
+    assert made == [(None, None, "auto"), ("auto", 0.25, "cpu")]
 
 
 @pytest.mark.parametrize(
@@ -727,7 +727,6 @@ def test_on_ray_the_engine_is_made_of_address_and_share(tmp_path: Path, monkeypa
     [
         (["--on", "ray"], 'pip install "vp[cluster]"'),
         (["--on", "ray", "--workers", "2"], "--workers belongs to --on local"),
-        (["--on", "ray", "--device", "cpu"], "--device cpu belongs to --on local"),
         (["--address", "auto"], "--address belongs to --on ray"),
         (["--gpu-share", "0.5"], "--gpu-share belongs to --on ray"),
         (["--workers", "0"], "--workers 0: give at least 1"),

@@ -52,10 +52,8 @@ def engine_of(arguments: Namespace) -> Engine:
         return LocalEngine(arguments.workers, arguments.device)
     if arguments.workers is not None:
         raise VpError("--workers belongs to --on local: Ray knows how many its nodes have room for, see --gpu-share")
-    if arguments.device != "auto":
-        raise VpError(f"--device {arguments.device} belongs to --on local: on Ray each node computes on what it has")
     try:
-        engine: Engine = import_module("vp.sweeps.ray").RayEngine(arguments.address, arguments.gpu_share)
+        engine: Engine = import_module("vp.sweeps.ray").RayEngine(arguments.address, arguments.gpu_share, arguments.device)
     except ModuleNotFoundError as error:
         raise VpError(f'--on ray needs Ray ({error}): pip install "vp[cluster]"') from error
     return engine

@@ -19,25 +19,24 @@ def code_here() -> dict[str, str]:
     return {**{module: code_version((module,)) for module in CODE_OF_A_RUN}, **versions()}
 
 
+def differences(expected: Mapping[str, str]) -> str:
+    """How this node's code and versions differ from `expected`, which is `code_here()` of another, in words; "" where they do not."""
+    here = code_here()
+    differing = sorted(name for name in {*expected, *here} if expected.get(name) != here.get(name))
+    modules = [name for name in differing if name.startswith("vp.")]
+    more = f" and {len(modules) - 3} more" if len(modules) > 3 else ""
+    told = [f"other code in {', '.join(modules[:3])}{more}"] if modules else []
+    told += [f"{name} {here.get(name)} in place of {expected.get(name)}" for name in differing if name not in modules]
+    return "; ".join(told)
+
+
 def check_same_code(expected: Mapping[str, str], driver: str = "the driver") -> None:
     """Refuse to work on this node with other code or versions than `expected`, which is `code_here()` on the driver.
 
     Raises VpError that names what differs and what to do.
     """
-    here = code_here()
-    differing = sorted(name for name in {*expected, *here} if expected.get(name) != here.get(name))
-    if not differing:
-        return
-    modules = [name for name in differing if name.startswith("vp.")]
-    told = [
-        f"{name} {here.get(name, 'unknown')} here, {expected.get(name, 'unknown')} there"
-        for name in differing
-        if name not in modules
-    ]
-    if modules:
-        more = f" and {len(modules) - 3} more" if len(modules) > 3 else ""
-        told.insert(0, f"other code in {', '.join(modules[:3])}{more}")
-    raise VpError(
-        f"node {platform.node()} differs from {driver}: {'; '.join(told)}. Its results would have other keys: install the same "
-        "commit of vp and the same versions on all nodes"
-    )
+    if differs := differences(expected):
+        raise VpError(
+            f"node {platform.node()} differs from {driver}: it has {differs}. Its results would have other keys: install the same "
+            "commit of vp and the same versions on all nodes"
+        )

@@ -143,10 +143,19 @@ def _content_of(result: Result, key: str) -> Content:
 # -- obtaining them --------------------------------------------------------------------------------------------------------
 
 
-def obtain(run: Run, seed: int = 0, *, device: str = "auto", newer_than: float | None = None, progress: bool = True) -> Result:
+def obtain(
+    run: Run,
+    seed: int = 0,
+    *,
+    device: str = "auto",
+    newer_than: float | None = None,
+    progress: bool = True,
+    performing: Callable[[], object] = lambda: None,
+) -> Result:
     """The result of a Run for a seed: from the store if it is there, otherwise performed and stored.
 
     newer_than: results written before that time (seconds since the epoch) are computed again (`--fresh`).
+    performing: called before the Run is performed, and not where its result is read.
     While another process of this machine is on the same run, waits for its result. Raises VpError when the store cannot be read
     or written, ConflictingResults when it has two results of the run that differ, NotAvailable when data, weights or the device
     are missing.
@@ -168,6 +177,7 @@ def obtain(run: Run, seed: int = 0, *, device: str = "auto", newer_than: float |
             trained = None
             if run.weights_from:
                 trained = obtain(source_of(run), seed, device=device, newer_than=newer_than, progress=progress)
+            performing()
             result = perform(run, seed, device, progress, trained)
         return _keep(shelf, name, result, key, outdated)
 
