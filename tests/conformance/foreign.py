@@ -124,8 +124,9 @@ class Ground:
         try:
             yield
         finally:
-            if self.path and len(sys.modules) > len(before):
-                new = [name for name in sys.modules if name not in before and self._is_own(name, sys.modules[name])]
+            if self.path:
+                come = sys.modules.keys() - before
+                new = [one for one in come if one in self.modules or self._is_own(one, sys.modules[one])]
                 self.modules.update({name: sys.modules.pop(name) for name in new})
 
     def _is_own(self, name: str, module: ModuleType) -> bool:

@@ -41,6 +41,7 @@ NO_VERDICTS = (  # with which code could end a test, or all of them
     hypothesis.errors.UnsatisfiedAssumption,
     hypothesis.errors.StopTest,
 )
+INSPECT_EVERY = 4  # statements: the whole judge is looked at, which takes some milliseconds, and at the last one
 MAX_PRINTED = 2000  # characters of what a solution printed
 
 
@@ -54,6 +55,7 @@ class Conformance:
         self.rows: dict[str, table.Row] = {}
         self._asked: dict[str, Any] = {}
         self._guard: Any = None
+        self._asked_since = 0
         self.isolated, self._worker_spec, self._workers_user = "", "", 0
         if config.getoption("--time-limit") <= 0:
             raise pytest.UsageError(f"--time-limit {config.getoption('--time-limit')}: give seconds above 0")
@@ -163,6 +165,9 @@ class Conformance:
         if solution.guard is None:
             return
         self._leftovers.look(solution.conduct)
+        self._asked_since += 1
+        if not is_last and self._asked_since % INSPECT_EVERY:
+            return  # what a verdict takes first was looked at after each call; all of it is looked at in a while
         words = solution.guard.inspect(of_statements=is_last)
         if words and solution.guard.is_beyond_repair and self.is_worker:
             solution.marks.leave("tampered", words)
