@@ -340,7 +340,7 @@ def test_a_node_with_other_code_is_refused(nodes: Nodes, on: Callable[..., None]
     here = engine.code_here()
     monkeypatch.setattr(engine, "code_here", lambda: here | {"vp.prompts.deep": "0123456789ab"})
     on("first")
-    with pytest.raises(VpError, match="has other code in vp.prompts.deep"):
+    with pytest.raises(VpError, match=r"has other code in vp\.prompts\.deep"):
         nodes.engine().perform(forty_tasks()[:1], pytest.fail)
 
 

@@ -20,7 +20,7 @@ def code_here() -> dict[str, str]:
 
 
 def differences(expected: Mapping[str, str]) -> str:
-    """How this node's code and versions differ from `expected`, which is `code_here()` of another, in words; "" where they do not."""
+    """How this node's code and versions differ from `expected`, the `code_here()` of another, in words; "" where they do not."""
     here = code_here()
     differing = sorted(name for name in {*expected, *here} if expected.get(name) != here.get(name))
     modules = [name for name in differing if name.startswith("vp.")]
