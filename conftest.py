@@ -126,7 +126,12 @@ def _keep(config: pytest.Config, items: list[pytest.Item], wanted: Callable[[pyt
 
 def _leaves_slow_tests_out(config: pytest.Config) -> bool:
     """Unless they are asked for: by --slow, by their marker, or by the name of a file."""
-    asked = config.getoption("--slow") or "slow" in config.option.markexpr or "cluster" in config.option.markexpr
+    asked = (
+        config.getoption("--slow")
+        or config.getoption("--impl")
+        or "slow" in config.option.markexpr
+        or "cluster" in config.option.markexpr
+    )
     return not asked and config.args_source is pytest.Config.ArgsSource.TESTPATHS
 
 

@@ -101,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     checking.add_argument("--jobs", type=int, metavar="N", help="solutions at the same time (default: one a core)")
     checking.add_argument("--fresh", action="store_true", help="ask again what is kept")
+    checking.add_argument("--isolated", action="store_true", help="as another user, without a network, as far as the system allows")
 
     pretraining = commands.add_parser("pretrain", help="train a miniature model from the embedded world, resumable")
     pretraining.add_argument("model", nargs="?", default="mini-clip", choices=("mini-clip", "mini-resnet"))

@@ -49,6 +49,7 @@ class Asked:
     time_limit: float
     jobs: int | None
     fresh: bool = False
+    isolated: bool = False
 
 
 def main(words: Sequence[str]) -> int:
@@ -90,7 +91,7 @@ class _Check:
         self.sessions = min(asked.jobs or cores, len(self.todo))
         self.workers = max(1, min(WORKERS, cores // self.sessions))
         self.done: dict[Submission, dict[str, Any]] = {}
-        self.running = _Running()
+        self.running = _Running(asked.isolated)
 
     def _refuse_the_unusable(self) -> dict[Submission, str]:
         """Why entries of a course cannot be asked. Raises CheckError for solutions that the user named."""
@@ -133,7 +134,7 @@ class _Check:
             return _unended(one, f"{type(error).__name__}: {error}"), False
 
     def _kept_or_asked(self, one: Submission, spec: str) -> tuple[dict[str, Any], bool]:
-        name = key(one, self.asked.time_limit, spec)
+        name = key(one, self.asked.time_limit, f"{spec}{' isolated' * self.asked.isolated}")
         kept = self.out / KEPT / f"{name}.json"
         if name and not self.asked.fresh:
             try:
@@ -189,7 +190,8 @@ class _Check:
 class _Running:
     """Sessions of pytest, each in a process group of its own, which ends with all that a solution started in it."""
 
-    def __init__(self) -> None:
+    def __init__(self, isolated: bool) -> None:
+        self._more = ["--isolated"] if isolated else []
         self._lock = threading.Lock()
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._is_over = False
@@ -200,7 +202,7 @@ class _Running:
         with tempfile.TemporaryDirectory(prefix="vp-check-", ignore_cleanup_errors=True) as scratch:
             results, said = Path(scratch) / "results.json", Path(scratch) / "said.txt"
             options = ["-q", f"--rootdir={ROOT}", *("-p", "no:cacheprovider"), *("-n", str(workers)), f"--basetemp={scratch}/tmp"]
-            options += [f"--impl={one.label}", f"--time-limit={time_limit:g}", f"--results={results}"]
+            options += [f"--impl={one.label}", f"--time-limit={time_limit:g}", f"--results={results}", *self._more]
             environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), os.getcwd()]))
             environment["TMPDIR"] = scratch  # what a session that is ended leaves behind goes with it

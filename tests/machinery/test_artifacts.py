@@ -277,6 +277,7 @@ def assert_dies_cleanly(save: Save, path: Path) -> None:
     assert set(found) == {True, False}
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_while_saving_leaves_the_old_or_the_new_file(tmp_path: Path) -> None:
     """Killed at any moment of a save, even in the middle of a write, a process leaves the old file or the new one, whole."""
     assert_dies_cleanly(artifacts.save, tmp_path / "a.safetensors")

@@ -287,6 +287,7 @@ def rows_of(solution: dict[str, Any]) -> list[dict[str, Any]]:
     return [row for part in solution["sections"] for row in part["rows"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TAMPERING)
 def test_every_row_of_a_solution_that_changes_the_judge_says_so(asked, name: str) -> None:
     """Whatever of the judge is exchanged, no statement of that solution passes, and all say what was changed."""
@@ -299,6 +300,7 @@ def test_every_row_of_a_solution_that_changes_the_judge_says_so(asked, name: str
         assert re.search(TAMPERING[name][1], row["words"]), row["words"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BREAKING)
 def test_a_rule_that_is_broken_is_one_row(asked, name: str) -> None:
     """What a solution does beside answering is one row that says it and where; what it answers is judged all the same."""
@@ -311,6 +313,7 @@ def test_a_rule_that_is_broken_is_one_row(asked, name: str) -> None:
     assert (asked[name]["passed"], asked[name]["failed"]) == (1, 1), rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EVADING)
 def test_what_would_evade_a_verdict_fails(asked, name: str) -> None:
     """An answer that compares itself, or an exception that ends or skips a test, is a failure like any other."""
@@ -319,6 +322,7 @@ def test_what_would_evade_a_verdict_fails(asked, name: str) -> None:
     assert re.search(EVADING[name][1], row["words"]), row["words"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["innocent", "last"])
 def test_nobody_is_accused_who_does_not_cheat(asked, name: str) -> None:
     """A right solution passes untouched among the others, whatever of Python, torch and its own folder it uses."""
@@ -486,6 +490,7 @@ def test_isolation_needs_workers_and_a_system_that_allows_it(tmp_path: Path) -> 
     assert "--isolated needs workers" in done.said
 
 
+@pytest.mark.slow
 @LINUX_ROOT
 def test_isolated_workers_answer_as_others_do(tmp_path: Path) -> None:
     """What is isolated is said above the table, and a right solution passes; where nothing can be, pytest refuses."""

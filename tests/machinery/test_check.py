@@ -674,12 +674,13 @@ def test_what_a_user_can_mend_is_an_error_before_anything_is_asked(
     assert sessions == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="NOT RUN: this system has no process groups")
 def test_a_session_ends_with_all_that_it_started(tmp_path: Path) -> None:
     """Beyond its limit, a session and what a solution left running in it are ended, and it is said."""
     child_of_it = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)'])"
     code = f"import subprocess, sys, time\nprint({child_of_it}.pid, flush=True)"
-    running = check._Running()
+    running = check._Running(isolated=False)
     for last, told in (("time.sleep(99)", "it was not done after 3 s in all"), ("", "")):
         said = tmp_path / "said.txt"
         assert running._run([sys.executable, "-c", f"{code}\n{last}"], said, dict(os.environ), 3) == told
@@ -707,6 +708,7 @@ def test_vp_without_the_tests_says_where_they_are(tmp_path: Path, monkeypatch: p
         command(Namespace())
 
 
+@pytest.mark.slow
 def test_a_course_is_checked_from_any_folder(tmp_path: Path) -> None:
     """`python -m vp check` beside a folder `tests` of the user's own: a right notebook, a package that ends its process."""
     (tmp_path / "course/package").mkdir(parents=True)

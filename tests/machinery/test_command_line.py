@@ -68,6 +68,7 @@ def in_a_new_process(*words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_list_imports_no_library_of_models() -> None:
     """The list of runs is there in seconds: libraries of models, statistics and figures are imported where they are needed."""
     slow = {"torchvision", "open_clip", "timm", "scipy.stats", "matplotlib"}
@@ -83,6 +84,7 @@ def test_importing_vp_imports_no_torch() -> None:
 # -- list ------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_module_runs_as_a_program() -> None:
     """`python -m vp list --json` prints the miniature runs as JSON, and nothing else."""
     listed = json.loads(in_a_new_process("-m", "vp", "list", "--json"))
@@ -195,6 +197,7 @@ RUNS = [Run("frame-2", "own", "mini", "mini10", "test", "mini-clip", Frame(2), R
 """
 
 
+@pytest.mark.slow
 def test_a_method_of_ones_own_is_listed_performed_and_stored(tmp_path: Path, capsys: Capture) -> None:
     """Runs of a file are listed and run by name; what comes out is found again, until the file's own statements change."""
     file = tmp_path / "frames.py"
@@ -215,6 +218,7 @@ def test_a_method_of_ones_own_is_listed_performed_and_stored(tmp_path: Path, cap
     assert {key[:24] in stored[0] for key in keys[:2]} == {True}
 
 
+@pytest.mark.slow
 def test_a_method_without_a_file_is_never_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     """A class made at a prompt has no code that a key could know: it is refused before anything is trained."""
     space = vars(ModuleType("at_a_prompt"))
@@ -317,6 +321,7 @@ def test_ask_draws_the_answers(folder: Path, tmp_path: Path, suffix: str, capsys
         assert sum(name in out.read_text() for name in ("tall.jpg", "wide.png", "deep/dot.gif")) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_quick_clip")
 @pytest.mark.parametrize(
     "out", ["missing/answers.png", "pictures/wide.png/answers.png", "taken.png", "answers.docx", "answers", ".", "x" * 300 + ".png"]

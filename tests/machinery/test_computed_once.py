@@ -492,6 +492,7 @@ def bits(parts: tuple[torch.Tensor, ...]) -> list[tuple[Any, ...]]:
     return [(part.dtype, part.shape, part.contiguous().view(torch.uint8).tolist()) for part in parts]
 
 
+@pytest.mark.slow
 @every_file
 @pytest.mark.usefixtures("_new_session", "_one_thread")
 @pytest.mark.parametrize("kind", ["block 1", "block 11, class", "block 11, first", "features"])
@@ -564,6 +565,7 @@ def test_an_address_changes_with_all_that_a_prefix_depends_on(clip: FrozenCLIP, 
     assert_address_sees_what_matters(activations.address_of, clip, monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [controls.address_of_names, controls.address_without_circumstances])
 def test_an_address_that_forgets_is_rejected(wrong: Address, clip: FrozenCLIP, monkeypatch: pytest.MonkeyPatch) -> None:
     """An address made of names, or without precision and code, leads to what was computed otherwise."""
@@ -599,6 +601,7 @@ def test_features_are_addressed_by_all_but_the_head() -> None:
     assert len({first.fingerprint, other.fingerprint, stage.fingerprint}) == 3
 
 
+@pytest.mark.slow
 @every_file
 @pytest.mark.usefixtures("_new_session")
 @pytest.mark.parametrize("name", ["deep-10-block6-n1-back", "deep-10-block11-n4-front", "residual-100-frozen-flip"])

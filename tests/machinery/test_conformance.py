@@ -47,6 +47,7 @@ def solution(tmp_path: Path) -> Callable[..., Foreign]:
 # -- importing ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "words"),
     [
@@ -540,6 +541,7 @@ SESSIONS = {
 }
 
 
+@pytest.mark.slow
 def test_foreign_code_cannot_take_the_suite_down(tmp_path: Path) -> None:
     """Code that ends its process, hangs or prints costs its own rows; every other solution is asked all the same."""
     labels = [write(tmp_path / f"{name}.py", code) for name, (code, _) in SESSIONS.items()]
@@ -570,6 +572,7 @@ def DeepPromptedCLIP(model, tokenizer, class_names, n, block, position, readout)
 """
 
 
+@pytest.mark.slow
 def test_a_solution_of_one_position_is_asked_of_that_position(tmp_path: Path) -> None:
     """A solution that supports one position is asked of it, passes or fails there, and the table says which it was."""
     examples = str(ROOT / "tests" / "conformance" / "examples")
@@ -586,6 +589,7 @@ def test_a_solution_of_one_position_is_asked_of_that_position(tmp_path: Path) ->
         assert {row["verdict"] for row in rows.values()} == {"not claimed"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", ["import no_such_module", "import os\nos._exit(3)"], ids=["raises", "ends its process"])
 def test_a_solution_that_cannot_be_imported_is_one_row(tmp_path: Path, code: str) -> None:
     """One failure says that a solution does not import; no other statement repeats it."""
@@ -603,6 +607,7 @@ def test_a_solution_that_cannot_be_imported_is_one_row(tmp_path: Path, code: str
     assert done.said.count("does not import") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [

@@ -290,6 +290,7 @@ def test_each_part_has_its_own_helpers(tmp_path: Path) -> None:
 # -- defects ---------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_defect_is_caught_by_the_statement_named_for_it(tmp_path: Path) -> None:
     """Each defect of the template's shape is caught by its statement, and what is right holds there.
 

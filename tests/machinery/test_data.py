@@ -122,6 +122,7 @@ def assert_no_image_in_two_streams(world: World) -> None:
     assert len(set(images)) == len(images)
 
 
+@pytest.mark.slow
 def test_no_image_is_in_two_streams() -> None:
     """No image of train is in test, none of either is in pre-training, and none occurs twice."""
     assert_no_image_in_two_streams(drawn)
@@ -322,6 +323,7 @@ def test_unknown_worlds_are_refused(name: str, split: str) -> None:
         world(name, split)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rule", "wrong"),
     [
@@ -1085,6 +1087,7 @@ def test_a_folder_serves_as_a_dataset(tmp_path: Path) -> None:
     assert (divided.name, divided.split, divided.class_names) == ("photos+drawings", "test", ("boat", "leaf"))
 
 
+@pytest.mark.slow
 def test_a_named_world_is_a_dataset() -> None:
     """`mini10` and `mini100` are the embedded world."""
     for name in WORLD_NAMES:

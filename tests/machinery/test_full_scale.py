@@ -282,6 +282,7 @@ def test_heads_keep_their_precision(clip: FrozenCLIP) -> None:
 BLOCKS = (0, 6, 11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("readout", ["class", "first"])
 @pytest.mark.parametrize("block", BLOCKS)
@@ -1390,6 +1391,7 @@ def test_a_projection_counts_images() -> None:
     assert seconds["table_1_2"] == pytest.approx(4 * head + 2 * stage + 3 * 50_000)  # under the head, also mirrored; before layer4
 
 
+@pytest.mark.slow
 def test_bench_runs_what_it_times() -> None:
     """On the miniature scale every kind of work is really done, and comes with its rate, operations and share."""
     lines: list[str] = []

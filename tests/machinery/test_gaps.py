@@ -66,6 +66,7 @@ def closing(
 ZERO_SHOT = find_run("zero-shot-100-test", "mini")
 
 
+@pytest.mark.slow
 def test_a_wrong_template_is_found(all_images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run with another template is told from the right one by the rung that brings the right template back."""
     wrong = replace(ZERO_SHOT, template="the {} of nothing at all")
@@ -73,6 +74,7 @@ def test_a_wrong_template_is_found(all_images: ImageSet, monkeypatch: pytest.Mon
     assert "template “This is a photo of a {}”" in closing(wrong, images, monkeypatch)
 
 
+@pytest.mark.slow
 def test_a_missing_ensemble_is_found(all_images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run with one template is told from a published number of an ensemble by the rung that averages them."""
     right = replace(ZERO_SHOT, template=templates_of("simple"))
@@ -80,6 +82,7 @@ def test_a_missing_ensemble_is_found(all_images: ImageSet, monkeypatch: pytest.M
     assert f"ensemble of {len(right.template)} templates" in closing(ZERO_SHOT, images, monkeypatch)
 
 
+@pytest.mark.slow
 def test_clamped_noise_is_found(all_images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run whose noisy images are clamped is told from one that leaves them, by this rung alone."""
     right = replace(find_run("zero-shot-100-noise", "mini"), noise=GaussianNoise(0.5))
@@ -91,6 +94,7 @@ def test_clamped_noise_is_found(all_images: ImageSet, monkeypatch: pytest.Monkey
     assert [rung.setting for rung in rungs if rung.closes] == ["noise not clamped"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("plant", "rung"),
     [(gaps.other_activation, "QuickGELU in place of GELU"), (lambda clip: gaps.resizing(clip, "bilinear"), "bicubic resizing")],
@@ -112,6 +116,7 @@ def test_a_wrong_backbone_is_found(
     assert correct(ZERO_SHOT, images).all()
 
 
+@pytest.mark.slow
 def test_underscores_kept_are_found(all_images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     """A number of class names with underscores, as CIFAR-100's files have them, is told from one of names with spaces."""
     right = correct(ZERO_SHOT, all_images)
@@ -129,6 +134,7 @@ def test_text_has_the_other_activation_too(clip: FrozenCLIP) -> None:
     assert clip.class_features(("moon",)) is usual
 
 
+@pytest.mark.slow
 def test_weights_of_the_wrong_epoch_are_found(all_images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that tests the last epoch's weights where the best one's were meant is found by this rung alone."""
     run = find_run("padding-100", "mini")
@@ -145,6 +151,7 @@ def test_weights_of_the_wrong_epoch_are_found(all_images: ImageSet, monkeypatch:
     assert closing(run, images, monkeypatch, trained) == ["weights of the best epoch"]
 
 
+@pytest.mark.slow
 def test_a_wrong_precision_is_found(all_images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run in half precision, on whatever device, is told from one in float32; every precision but its own is a rung."""
     right = correct(ZERO_SHOT, all_images)

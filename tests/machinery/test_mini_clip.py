@@ -198,6 +198,7 @@ def test_the_shipped_weights_know_the_world() -> None:
     assert per_image_correctness(PromptedCLIP(clip, images.class_names), ImageBatches(images, clip.preprocess)).float().mean() > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "least", "most"), [("mini10", 80, 93), ("mini100", 55, 72)])
 def test_the_downstream_sets_leave_room_in_both_directions(name: str, least: float, most: float) -> None:
     """Zero-shot top-1 on the downstream images is near CLIP's on CIFAR (88.8 and 63.1%): far from chance, and from 100%."""
@@ -262,6 +263,7 @@ def interrupted(watched: Steps, folder: Path, after: int, **others: Any) -> list
     return taken
 
 
+@pytest.mark.slow
 def test_an_interrupted_pretraining_goes_on_where_it_was(steps: Steps, straight: dict[str, Tensor], tmp_path: Path) -> None:
     """Interrupted and started again, pre-training goes on from its checkpoint to weights bit-equal to an uninterrupted one's."""
     assert interrupted(steps, tmp_path, after=3) == [0, 1, 2]
@@ -272,6 +274,7 @@ def test_an_interrupted_pretraining_goes_on_where_it_was(steps: Steps, straight:
     assert not (tmp_path / "checkpoint").exists()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_other_settings_is_not_taken_up(steps: Steps, tmp_path: Path) -> None:
     """A checkpoint is taken up by a pre-training of the same settings only; any other starts from its first step."""
     interrupted(steps, tmp_path, after=2)
@@ -280,6 +283,7 @@ def test_a_checkpoint_of_other_settings_is_not_taken_up(steps: Steps, tmp_path: 
     assert interrupted(steps, tmp_path, after=1) == [2]
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_not_taken_up(steps: Steps, straight: dict[str, Tensor], tmp_path: Path) -> None:
     """A damaged checkpoint is left aside: pre-training starts from its first step and ends where it should."""
     interrupted(steps, tmp_path, after=2)
@@ -289,6 +293,7 @@ def test_a_damaged_checkpoint_is_not_taken_up(steps: Steps, straight: dict[str, 
     assert_same(tmp_path / "weights", straight)
 
 
+@pytest.mark.slow
 def test_pretraining_changes_what_it_shows_and_nothing_else(straight: dict[str, Tensor]) -> None:
     """Pre-training moves all weights but keeps the embedding of words that it never shows at zero."""
     started = new_mini_clip(0).state_dict()

@@ -127,6 +127,7 @@ def test_a_pipe_has_whole_lines() -> None:
     assert Reporter._tw.getvalue() == "...\nvp: 5 of 9 tests\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_a_session_says_at_once_that_it_lives(workers: str, tmp_path: Path) -> None:
     """Before anything is imported, with workers or without, a line says what happens."""
@@ -144,6 +145,7 @@ def project(folder: Path, test: str = "def test_it(): pass\n") -> None:
     (folder / "tests" / "test_it.py").write_text(test)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["--html", "--results"])
 def test_what_cannot_be_written_is_refused_at_the_start(option: str, tmp_path: Path) -> None:
     """A folder that is missing, or is no folder, is a usage error of one line before any test runs."""

@@ -41,6 +41,7 @@ def test_the_steps_fit_into_eight_minutes(proof: Any) -> None:
     assert "gpu and not reproduces" in steps["laws"][0]
 
 
+@pytest.mark.slow
 def test_a_step_ends_at_its_limit_with_all_that_it_started(proof: Any, tmp_path: Path) -> None:
     """What runs too long is killed, its children as well, and says so; what it printed until then stays."""
     child = f"import time, pathlib; time.sleep(3); pathlib.Path({str(tmp_path / 'alive')!r}).touch()"

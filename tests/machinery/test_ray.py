@@ -28,7 +28,7 @@ from vp.machine.errors import NotAvailable, VpError
 from vp.sweeps import Outcome, Task
 from vp.training import Recipe
 
-pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("_ray_if_asked")]
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.usefixtures("_ray_if_asked")]
 
 ADAM = Recipe("adam", learning_rate=0.1, warmup_steps=0, epochs=1, batch_size=8)
 LONG_S = 300  # longer than anything here takes; only a test that hangs meets it

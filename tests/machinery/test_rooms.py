@@ -55,6 +55,7 @@ def test_the_map_lists_the_rooms_that_exist() -> None:
     assert on_disk - {"README.md"} == {*ROOMS, "__init__.py", "__main__.py"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_a_module_imports_only_from_its_own_room_and_those_below(path: Path) -> None:
     """A module of vp imports vp modules only from its own room and from rooms below it, inside of functions, too."""

@@ -116,6 +116,7 @@ ELSEWHERE = replace(result_of(3), seconds=99.0, provenance={"torch": "2", "devic
 # -- where the store is ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", KINDS, indirect=True)
 def test_what_one_node_stores_another_reads(
     place: str, performer: Performer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -191,6 +192,7 @@ def assert_what_stands_stays(shelf: Shelf) -> None:
         shelf.load("b.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", KINDS, indirect=True)
 def test_what_stands_under_a_name_stays(shelf: Shelf) -> None:
     """Who writes second is told so and changes nothing; only the version that was seen may be replaced, and is replaced once."""
@@ -464,6 +466,7 @@ def test_of_two_nodes_that_finish_a_run_at_once_one_result_is_kept(
     assert [*shelf.names()] == [name_of(3)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", MEETINGS, indirect=True)
 def test_of_two_nodes_that_find_different_numbers_one_is_refused(
     shelf: Shelf, performer: Performer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -673,6 +676,7 @@ def test_a_bucket_that_ignores_conditions_is_refused(place: str, performer: Perf
     assert_refused_before_training(performer, r"overwrites what it was told to keep .*If-None-Match")
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.parametrize("place", [S3], indirect=True)
 @pytest.mark.parametrize(
@@ -794,6 +798,7 @@ def test_what_was_kept_and_differs_from_the_store_is_refused(
 # -- listing ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", KINDS, indirect=True)
 def test_results_are_listed_by_name_and_prefix(shelf: Shelf, performer: Performer, capsys: pytest.CaptureFixture[str]) -> None:
     """A listing has the results in order, with what each says of itself when asked; no costs, conflicts, or other files."""

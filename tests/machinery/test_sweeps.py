@@ -462,6 +462,7 @@ def at_home(swept: Swept, monkeypatch: pytest.MonkeyPatch) -> Swept:
     return swept
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_does_not_stop_the_rest(swept: Swept) -> None:
     """A loss that is no number fails its own run, with a line of words and the traceback in its log; all others are done."""
     failed = [outcome for outcome in swept.first.values() if outcome.kind == "failed"]
@@ -480,6 +481,7 @@ def re_words(words: str) -> bool:
     return words.startswith("loss ") and "\n" not in words
 
 
+@pytest.mark.slow
 def test_a_second_sweep_trains_nothing_new(swept: Swept) -> None:
     """What is in the store is reused, with its accuracy; only the run that failed is tried again."""
     for task, outcome in swept.first.items():
@@ -489,6 +491,7 @@ def test_a_second_sweep_trains_nothing_new(swept: Swept) -> None:
     assert len([*(swept.home / "results").glob("*.safetensors")]) == 5
 
 
+@pytest.mark.slow
 def test_a_process_computes_what_this_one_does(at_home: Swept) -> None:
     """A run of a sweep is, bit for bit, what `perform` gives here with as many threads."""
     threads = torch.get_num_threads()
@@ -519,6 +522,7 @@ epochs = 4
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [1, 2])
 def test_a_process_that_dies_loses_only_its_run(kills: int, tmp_path: Path) -> None:
     """A killed process costs the run it was on, which is tried once more on a new process; killed again, it has failed, and says
@@ -550,6 +554,7 @@ def test_a_process_that_dies_loses_only_its_run(kills: int, tmp_path: Path) -> N
         assert failed.words.startswith("its process died 2 times (signal 9)")
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_all_processes_and_keeps_what_is_finished(tmp_path: Path) -> None:
     """SIGINT while a run is on raises KeyboardInterrupt after all processes have ended; what was finished is in the store."""
     longer, outcomes = expand(written(tmp_path, LONGER))[1], list[Outcome]()
@@ -800,6 +805,7 @@ def test_an_estimate_is_scaled_to_other_backbones() -> None:
     assert "not counted" in told.rests_on[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["mini-clip", "mini-clip/random", "ViT-B-32/random"])
 def test_shapes_known_without_weights_are_those_of_the_models(backbone: str) -> None:
     """Side, blocks, tokens and width of a backbone are those of the network itself."""
@@ -812,6 +818,7 @@ def test_shapes_known_without_weights_are_those_of_the_models(backbone: str) -> 
     assert (shape.tokens, shape.width) == tuple(visual.positional_embedding.shape)
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_how_many_how_long_and_which(at_home: Swept, capsys: Capture) -> None:
     """`--dry-run` counts runs and those in the store, estimates device hours and says what that rests on, and names the first."""
     with mock.patch("vp.commands.sweep.engine_of", side_effect=AssertionError("something is performed")):
@@ -865,6 +872,7 @@ def test_over_seeds_stand_mean_spread_and_count(tops: list[int], missing: int) -
     assert row["total_seconds"] == pytest.approx(2 * len(tops))
 
 
+@pytest.mark.slow
 def test_results_are_written_and_what_is_missing_is_named(at_home: Swept, tmp_path: Path, capsys: Capture) -> None:
     """Every run of the file is a row of the CSV; the one that failed is there as missing and named; numbers are the store's."""
     assert main(["results", str(at_home.file), "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0
@@ -899,6 +907,7 @@ def test_parquet_holds_what_the_csv_does(tmp_path: Path) -> None:
         ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -940,6 +949,7 @@ def over_seeds(file: Path) -> list[dict[str, Any]]:
         return aggregate(rows_of(tasks)).rows
 
 
+@pytest.mark.slow
 def test_plots_show_each_run_once(tmp_path: Path) -> None:
     """A panel a dataset, a line a number of tokens (or block), a mark a block; every cell of the heat map has its number."""
     text = '[[grid]]\ndataset = ["mini10", "mini100"]\nmethod = ["deep", "padding", "zero-shot"]\n'

@@ -748,6 +748,7 @@ def test_validation_does_not_see_the_training_mode() -> None:
     assert len(per_image_correctness(model, Examples(2))) == 2
 
 
+@pytest.mark.slow
 def test_the_readmes_own_method_is_performed_and_stored(tmp_path: Path) -> None:
     """What README shows under "A prompt of your own" runs as it stands there, on fewer images, and is then found in the store."""
     text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## A prompt of your own")[2].partition("\n## ")[0]

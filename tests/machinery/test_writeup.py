@@ -421,6 +421,7 @@ def prompt() -> Figure:
     return learnt_prompt(pictures[0], pictures[1:], pictures[1:], "learnt prompt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", [bars, prompt])
 def test_the_ids_of_two_figures_do_not_collide(draw: Callable[[], Figure]) -> None:
     """A figure's ids are distinct and start with its name, and every reference goes to one of them: two fit one page."""
@@ -625,6 +626,7 @@ def results_of(project: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_the_report_opens_with_the_writeup(workers: str, project: Path) -> None:
     """The HTML of a whole run opens with the writeup, then lists the tests; what tests record arrives from workers, too."""
@@ -674,6 +676,7 @@ def test_the_report_opens_with_the_writeup(workers: str, project: Path) -> None:
         assert entry["source"].startswith("measured: torch ")
 
 
+@pytest.mark.slow
 def test_a_partial_run_says_so(project: Path) -> None:
     """A run of one case and one test claims no more than it tested; what only Holm finds fails it, though no test failed."""
     file = "tests/test_2_9_planted.py"
@@ -687,6 +690,7 @@ def test_a_partial_run_says_so(project: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_the_last_failures_alone_are_a_partial_run(project: Path) -> None:
     """With --lf a claim whose other cases passed before is NOT RUN: what collection leaves out counts as deselected."""
     file = "tests/test_2_9_planted.py"
@@ -699,6 +703,7 @@ def test_the_last_failures_alone_are_a_partial_run(project: Path) -> None:
     assert verdicts_in(results_of(project))["cases"] == "NOT RUN"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["a worker that dies", "an interrupt"])
 def test_what_breaks_a_run_off_leaves_an_honest_writeup(how: str, project: Path) -> None:
     """After a worker's death or Ctrl-C there is a writeup, in which what did not finish is NOT RUN and what did has its verdict."""
@@ -732,6 +737,7 @@ def test_dies():
     assert counted((project / "report.html").read_text("utf-8"))["not-run"] == 6
 
 
+@pytest.mark.slow
 def test_a_malformed_ledger_fails_with_its_line(project: Path) -> None:
     """A malformed ledger fails every test that decides a claim, with file, line and field; so do results that cannot be written."""
     path = project / "expectations" / "claims.toml"
@@ -750,6 +756,7 @@ def test_a_malformed_ledger_fails_with_its_line(project: Path) -> None:
     assert "FAILED no results: results.json cannot be written" in done.said
 
 
+@pytest.mark.slow
 def test_a_malformed_file_of_numbers_is_named_beside_the_judgements(project: Path) -> None:
     """Where the report's or published numbers cannot be read, that is said, the run fails, and claims are judged all the same."""
     (project / "expectations" / "full").mkdir()
@@ -763,6 +770,7 @@ def test_a_malformed_file_of_numbers_is_named_beside_the_judgements(project: Pat
     assert "This writeup is not whole: " in text_of((project / "report.html").read_text("utf-8"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [

@@ -143,6 +143,7 @@ def open_at(browser: Any, page: Path, width: int, theme: str = "light", scripts:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_page_can_be_read_at_every_width(width: int, theme: str, page: Path, browser: Any) -> None:
@@ -162,6 +163,7 @@ def test_the_page_can_be_read_at_every_width(width: int, theme: str, page: Path,
         assert height <= TALLEST
 
 
+@pytest.mark.slow
 def test_every_internal_link_lands(page: Path, browser: Any) -> None:
     """Each link within the page names what is there, and brings it into view, folded or not."""
     open_at(browser, page, WIDTHS[0])
@@ -169,6 +171,7 @@ def test_every_internal_link_lands(page: Path, browser: Any) -> None:
     assert browser.execute_async_script(LOST) == []
 
 
+@pytest.mark.slow
 def test_the_page_is_whole_without_scripts_or_a_network(page: Path, browser: Any) -> None:
     """Nothing is loaded from elsewhere, no script is needed for what stands before pytest's own table, and the file is small."""
     assert page.stat().st_size < LARGEST
@@ -182,6 +185,7 @@ def test_the_page_is_whole_without_scripts_or_a_network(page: Path, browser: Any
     assert browser.execute_script("return document.querySelector('.claim').open")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoilt", "check"),
     [

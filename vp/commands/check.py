@@ -12,7 +12,7 @@ from pathlib import Path
 from vp.machine.errors import VpError
 
 PROJECT = Path(__file__).resolve().parents[2]
-ASKED = ("solutions", "course", "scores", "out", "format", "time_limit", "jobs", "fresh")
+ASKED = ("solutions", "course", "scores", "out", "format", "time_limit", "jobs", "fresh", "isolated")
 
 
 def command(arguments: Namespace) -> int:
