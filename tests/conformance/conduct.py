@@ -55,6 +55,7 @@ class Conduct:
 
     def __init__(self, folder: Path | None, trusted: bool, writable: tuple[Path, ...] = (), private: tuple[Path, ...] = ()) -> None:
         self.folder = folder
+        self.forgiven: set[str] = set()  # rules that what it was given to start from, a course's template, breaks itself
         self.places = (folder,) if folder else ()  # where it may have modules
         self.trusted = trusted  # a solution of this project's own
         self.writable = writable or _writable(folder)
@@ -66,7 +67,7 @@ class Conduct:
         self._hidden: dict[str, ModuleType] = {}
 
     def saw(self, rule: str, words: str) -> None:
-        if not self.trusted:
+        if not self.trusted and rule not in self.forgiven:
             self.seen.setdefault(rule, words if len(words) <= MAX_WORDS else f"{words[:MAX_WORDS]}…")
 
     def take(self) -> tuple[tuple[str, str], ...]:

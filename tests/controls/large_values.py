@@ -50,20 +50,20 @@ class _Chunked(nn.Module):
         return logits
 
 
-@control("PromptedCLIP", "test_the_classifier_holds_for_full_scales_classes_and_logit_scale")
+@control("PromptedCLIP", "test_zero_shot_clip_is_the_open_clip_model_itself")
 def texts_64_at_a_time(model: CLIP, tokenizer: SimpleTokenizer, class_names: Sequence[str], prompt: nn.Module | None) -> nn.Module:
     """Encodes texts 64 at a time and forgets what is left over."""
     return _Chunked(ours.PromptedCLIP(model, tokenizer, class_names, prompt), len(class_names))
 
 
-@control("text_features", "test_a_hundred_and_ten_texts_have_features_each")
+@control("text_features", "test_text_features_are_open_clips_at_unit_length")
 def text_features_64_at_a_time(model: CLIP, tokenizer: SimpleTokenizer, texts: Sequence[str]) -> Tensor:
     """Encodes texts 64 at a time and forgets what is left over."""
     found = ours.text_features(model, tokenizer, texts)
     return found[torch.arange(len(texts)).clamp(max=max(len(texts) // 64 * 64, min(len(texts), 64)) - 1)]
 
 
-@control("PromptedCLIP", "test_the_classifier_holds_for_full_scales_classes_and_logit_scale")
+@control("PromptedCLIP", "test_zero_shot_clip_is_the_open_clip_model_itself")
 def scale_capped_at_fifty(
     model: CLIP, tokenizer: SimpleTokenizer, class_names: Sequence[str], prompt: nn.Module | None
 ) -> nn.Module:

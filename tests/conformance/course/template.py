@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tests.conformance.conduct import Conduct
+from tests.conformance.conduct import RANDOM_NUMBERS, Conduct
 from tests.conformance.course import files, part1
 from tests.conformance.course.absent import Replacements, Stubs, cifar, found_first
 from tests.conformance.course.bench import Bench
@@ -49,6 +49,7 @@ class CourseGround(Ground):
         super().__init__(None, conduct)
         self.parts = files.parts_of(folder)
         conduct.places += tuple(self.parts.values())
+        conduct.forgiven.add(RANDOM_NUMBERS)  # the template's Learner seeds
         self.path = [str(folder) for folder in dict.fromkeys(self.parts.values())]
         scratch = Path(tempfile.mkdtemp(prefix="vp-course-")).resolve()
         weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
