@@ -180,7 +180,7 @@ def test_a_prompt_is_added_however_large_it_has_grown(impl, kind: str, seed: int
             for nth, parameter in enumerate(prompt.parameters()):
                 parameter.copy_(size * tensor(seed + nth, *parameter.shape))
             added.append(prompt(torch.zeros(1, 3, 9, 9)).flatten().sort().values)
-    agree(added[1], 300 * added[0], "values of 300 times the prompt on a black image, in order", atol=0, rtol=1e-5)
+    agree(added[1], 300 * added[0], "values of 300 times the prompt on a black image, in order", atol=1e-2, rtol=1e-5)
 
 
 @pytest.mark.specifies("{kind}")

@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     sweeping.add_argument("--dry-run", action="store_true", help="say how many runs, how many are stored, how long, and names")
     sweeping.add_argument("--on", default="local", choices=("local", "ray"), help="processes of this machine (default), or Ray")
     sweeping.add_argument("--workers", type=int, metavar="N", help="local: processes (default: one a core, or one a GPU)")
-    sweeping.add_argument("--address", help="ray: of a cluster, e.g. auto or ray://host:10001 (default: starts one here)")
+    sweeping.add_argument("--address", help="ray: of a cluster that this machine is in: auto or HOST:PORT (default: starts one)")
     sweeping.add_argument("--gpu-share", type=float, metavar="SHARE", help="ray: of a GPU for each run, e.g. 0.25")
 
     tabling = commands.add_parser("results", help="the results of a sweep as tables and plots")
