@@ -286,6 +286,7 @@ def test_a_node_with_a_store_of_its_own_sends_its_results(
     known, new = (Task(run_of("probe", LinearProbing()), seed) for seed in (0, 1))
     obtain(known.run, known.seed, device="cpu", progress=False)
     before, outcomes = files(), list[Outcome]()
+    result_path(new.run, run_key(new.run, new.seed, "cpu")).write_bytes(b"torn")  # is performed after all, and stored whole
     nodes.add("far", VP_NODE_HOME=str(tmp_path / "far"))
     on("far")
     nodes.engine().perform([poison, known, new, ring], outcomes.append)

@@ -785,7 +785,8 @@ def test_where_home_is_full_as_well_temporary_files_keep_the_result(
 def test_what_was_kept_and_differs_from_the_store_is_refused(
     full: pytest.MonkeyPatch, performer: Performer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A result that is sent late meets another one's: if they differ both are in the store, and that is said."""
+    """A result that is sent late meets another one's: if they differ both are in the store, and that is said; once both are deleted
+    there the run is computed again."""
     refused(performer)
     full.undo()
     put(store.results_shelf(), OTHER)
@@ -793,6 +794,29 @@ def test_what_was_kept_and_differs_from_the_store_is_refused(
     assert "two results of one run differ, and both are kept" in capsys.readouterr().err
     with pytest.raises(ConflictingResults):
         obtain(RUN, 3)
+    assert main(["send"]) == 0
+    shelf = store.results_shelf()
+    files, root = fsspec.core.url_to_fs(shelf.where(""))
+    for name in [name for name in shelf.names() if name.startswith(RUN.name)]:
+        files.rm_file(f"{root.rstrip('/')}/{name}")
+    before = performer.count
+    assert same(obtain(RUN, 3), result_of(3))
+    assert performer.count == before + 1
+
+
+def test_one_damaged_result_does_not_keep_the_others_from_being_sent(
+    full: pytest.MonkeyPatch, performer: Performer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What cannot be read stays where it is and is named; all others are stored."""
+    refused(performer)
+    full.undo()
+    torn = store.unsent_folders()[0] / f"a-{name_of(3)}"
+    torn.write_bytes(b"torn")
+    assert main(["send"]) == 2
+    assert f"1 result(s) sent; {torn} cannot be read" in capsys.readouterr().err
+    assert torn.exists()
+    assert same(obtain(RUN, 3), result_of(3))
+    assert performer.count == 1
 
 
 # -- listing ---------------------------------------------------------------------------------------------------------------

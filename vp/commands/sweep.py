@@ -38,7 +38,12 @@ def command(arguments: Namespace) -> int:
     if arguments.dry_run:
         tell(arguments.file, tasks, arguments.device)
         return 0
-    return _perform(tasks, engine_of(arguments), arguments.file)
+    again = [
+        f"--{name} {value}"
+        for name, value in (("device", arguments.device), ("data", arguments.data))
+        if value not in ("auto", None)
+    ]
+    return _perform(tasks, engine_of(arguments), " ".join([str(arguments.file), *again]))
 
 
 def engine_of(arguments: Namespace) -> Engine:
@@ -59,7 +64,7 @@ def engine_of(arguments: Namespace) -> Engine:
     return engine
 
 
-def _perform(tasks: Sequence[Task], engine: Engine, file: Path) -> int:
+def _perform(tasks: Sequence[Task], engine: Engine, asked: str) -> int:
     progress = Progress(tasks)
     before = signal.signal(signal.SIGTERM, _interrupt)  # a scheduler's word for Ctrl-C
     try:
@@ -72,7 +77,7 @@ def _perform(tasks: Sequence[Task], engine: Engine, file: Path) -> int:
         for outcome in failed:
             print(f"  {outcome.log}  {outcome.words}")
         return FAILED
-    print(f"all {len(tasks)} runs are in the store; next: python -m vp results {file}")
+    print(f"all {len(tasks)} runs are in the store; next: python -m vp results {asked}")
     return 0
 
 

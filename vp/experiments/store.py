@@ -222,6 +222,13 @@ def _stored(shelf: Shelf, name: str, read: Callable[[], T], newer_than: float | 
         return None
 
 
+def store_result(run: Run, result: Result, key: str) -> Result:
+    """Store a result that was performed elsewhere, by the same rules as `obtain`; what is stored comes back."""
+    shelf, name = results_shelf(), result_name(run, key)
+    _stored(shelf, name, lambda: result_in(shelf.load(name), key, shelf.where(name)), None)  # what is damaged is set aside
+    return _keep(shelf, name, result, key, None)
+
+
 def _check_writable(shelf: Shelf) -> None:
     """Fail before the training, not after it."""
     shelf.check_writable()
@@ -233,13 +240,19 @@ def _keep(shelf: Shelf, name: str, result: Result, key: str, outdated: Version |
     try:
         kept = result if shelf.put(name, *content, over=outdated) else _agreed(shelf, name, result, key)
     except ConflictingResults:
+        _forget_unsent(name)
         raise
     except (VpError, OSError) as error:
         raise VpError(f"{error}; {_keep_here(name, content)}") from error
+    _forget_unsent(name)
+    return kept
+
+
+def _forget_unsent(name: str) -> None:
+    """The store has it now."""
     for folder in unsent_folders():
         with suppress(OSError):
             (folder / name).unlink(missing_ok=True)
-    return kept
 
 
 def _agreed(shelf: Shelf, name: str, result: Result, key: str) -> Result:
@@ -320,17 +333,26 @@ def _unsent(name: str, key: str, newer_than: float | None) -> Result | None:
 
 
 def send_unsent() -> list[str]:
-    """Store what could not be stored before; their names. Raises VpError as soon as one cannot be, which stays where it is."""
-    shelf, sent = results_shelf(), []
+    """Store what could not be stored before; their names. Raises VpError as soon as the store cannot be written, and in the end
+    where some are damaged, which stay where they are, or differ from what the store has, which then has both."""
+    shelf, sent, wrong = results_shelf(), [], list[str]()
     for path in [path for folder in unsent_folders() if folder.is_dir() for path in sorted(folder.glob("*.safetensors"))]:
         if not _is_ours(path.parent):
             continue
-        tensors, note = artifacts.load(path)
         shelf.check_writable()
-        if not shelf.put(path.name, tensors, note):
-            _agreed(shelf, path.name, result_in((tensors, note), note["key"], str(path)), note["key"])
+        try:
+            tensors, note = artifacts.load(path)
+            if not shelf.put(path.name, tensors, note):
+                _agreed(shelf, path.name, result_in((tensors, note), note["key"], str(path)), note["key"])
+            sent.append(path.name)
+        except artifacts.CorruptArtifact as error:
+            wrong.append(str(error))
+            continue
+        except ConflictingResults as error:
+            wrong.append(str(error))
         path.unlink()
-        sent.append(path.name)
+    if wrong:
+        raise VpError("; ".join([*([f"{len(sent)} result(s) sent"] if sent else []), *wrong]))
     return sent
 
 

@@ -29,11 +29,12 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vp.experiments.nodes import code_here
-from vp.experiments.store import load_result, result_path, save_result, store_folder
+from vp.experiments.store import load_result, result_path, results_shelf, store_folder, store_result
 from vp.machine.artifacts import CorruptArtifact
 from vp.machine.devices import SHARING
 from vp.machine.errors import NotAvailable, VpError
-from vp.machine.home import given_store, home, writing_to
+from vp.machine.home import home, writing_to
+from vp.machine.shelves import FolderShelf
 from vp.sweeps.cluster import connected, living_nodes
 from vp.sweeps.dealing import TRIES, Deal, Piece, Taste
 from vp.sweeps.performer import Ended, Hello, Performer, Terms
@@ -75,7 +76,7 @@ class RayEngine:
             return
         with connected(self.address), ExitStack() as held:
             device = self._device_of(living_nodes())
-            marker = None if given_store() else held.enter_context(_marker())
+            marker = held.enter_context(_marker()) if isinstance(results_shelf(), FolderShelf) else None
             sweep = _Sweep(tasks, tell, self, device, marker)
             held.callback(sweep.end)
             sweep.run()
@@ -311,8 +312,8 @@ class _Sweep:
             try:
                 if ended.result is None:
                     top1 = load_result(path, ended.key).top1
-                elif not path.exists():
-                    save_result(path, ended.result, ended.key)
+                else:
+                    store_result(task.run, ended.result, ended.key)
             except (OSError, CorruptArtifact):  # gone or damaged: it is performed after all, and stored here
                 assert self._in_store is not None
                 self._in_store.discard(path.name)
