@@ -10,6 +10,7 @@ import fcntl
 import json
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -892,9 +893,9 @@ def test_a_long_note_is_read_from_more_than_the_first_bytes(shelf: Shelf, monkey
 # -- the same code on all nodes --------------------------------------------------------------------------------------------
 
 
-def test_a_node_with_the_same_code_may_work() -> None:
-    """The driver's own description, sent as JSON, is accepted."""
-    nodes.check_same_code(json.loads(json.dumps(nodes.code_here())))
+def test_a_node_with_the_same_code_differs_in_nothing() -> None:
+    """The driver's own description, sent as JSON, is this node's."""
+    assert nodes.differences(json.loads(json.dumps(nodes.code_here()))) == ""
 
 
 @pytest.mark.parametrize(
@@ -906,7 +907,6 @@ def test_a_node_with_the_same_code_may_work() -> None:
         ({"vp.training.loop": "0", "numpy": "1.0"}, r"other code in vp.training.loop; numpy \S+ in place of 1.0"),
     ],
 )
-def test_a_node_with_other_code_is_refused(changed: dict[str, str], says: str) -> None:
-    """Modules or versions other than the driver's are named in a line, with the cure."""
-    with pytest.raises(VpError, match=rf"differs from the driver: .*{says}.*install the same commit of vp"):
-        nodes.check_same_code({**nodes.code_here(), **changed})
+def test_what_differs_on_a_node_is_named(changed: dict[str, str], says: str) -> None:
+    """Modules or versions other than the driver's are named in a line."""
+    assert re.fullmatch(says, nodes.differences({**nodes.code_here(), **changed}))

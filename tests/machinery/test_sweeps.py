@@ -33,6 +33,7 @@ from vp.__main__ import main
 from vp.experiments import Result, runs, vary
 from vp.experiments.own import own_run
 from vp.experiments.perform import perform
+from vp.experiments.store import ConflictingResults
 from vp.machine.errors import VpError
 from vp.models import load_clip
 from vp.report.measured import load_measured
@@ -43,7 +44,7 @@ from vp.sweeps.grid import expand, line_of, settings_of
 from vp.sweeps.local import LocalEngine, Queue
 from vp.sweeps.plots import FIGURES, save
 from vp.sweeps.progress import Progress
-from vp.sweeps.results import Table, aggregate, best_by_validation, row_of, rows_of, write
+from vp.sweeps.results import Table, aggregate, best_by_validation, missing_of, row_of, rows_of, write
 from vp.sweeps.shapes import image_side, vision_shape
 from vp.sweeps.stored import stored
 
@@ -858,6 +859,21 @@ def test_a_row_says_all_that_is_known_of_a_run() -> None:
     assert {key: row[key] for key in missing if key != "status"} == {key: missing[key] for key in missing if key != "status"}
 
 
+def test_two_results_that_differ_are_a_row_and_refuse_no_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of which the store has two results that differ has status conflict; all others are there."""
+    tasks = [Task(own_run("mini10", "padding"), seed) for seed in (0, 1)]
+
+    def looked_up(task: Task, device: str) -> Result:
+        if task.seed:
+            raise ConflictingResults("two results of one run differ")
+        return result_of(task)
+
+    monkeypatch.setattr("vp.sweeps.results.stored", looked_up)
+    table = rows_of(tasks, "cpu")
+    assert [row["status"] for row in table.rows] == ["stored", "conflict"]
+    assert missing_of(table) == [tasks[1].name]
+
+
 @given(tops=st.lists(st.integers(0, 100), min_size=1, max_size=6), missing=st.integers(0, 2))
 def test_over_seeds_stand_mean_spread_and_count(tops: list[int], missing: int) -> None:
     """A row a run: mean, sample standard deviation (none for one seed), range and count over seeds, and how many are missing."""
@@ -889,7 +905,7 @@ def test_results_are_written_and_what_is_missing_is_named(at_home: Swept, tmp_pa
         assert [row["seeds"] for row in csv.DictReader(file)] == ["1", "2", "2"]
     assert "5 of 6 runs, 3 over seeds:" in out
     (name,) = (task.name for task in at_home.tasks if at_home.first[task].kind == "failed")
-    assert f"1 runs are missing, status `missing` in the table: {name}" in err
+    assert f"(status `missing` or `conflict` in the table): {name}" in err
     assert (tmp_path / "out" / "accuracy-over-parameters.svg").read_text().count("<svg") == 1
 
 

@@ -39,5 +39,8 @@ def command(arguments: Namespace) -> None:
         print(f"  {path}")
     if missing:
         few = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
-        print(f"note: {len(missing)} runs are missing, status `missing` in the table: {few}", file=sys.stderr)
+        print(
+            f"note: {len(missing)} runs are missing, or differ in the store (status `missing` or `conflict` in the table): {few}",
+            file=sys.stderr,
+        )
         print(f"note: `python -m vp sweep {arguments.file}` performs them", file=sys.stderr)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
 
 from vp.experiments.activations import CODE_OF_A_RUN
 from vp.machine.computed_once import code_version
-from vp.machine.errors import VpError
 from vp.machine.provenance import versions
 
 
@@ -28,15 +26,3 @@ def differences(expected: Mapping[str, str]) -> str:
     told = [f"other code in {', '.join(modules[:3])}{more}"] if modules else []
     told += [f"{name} {here.get(name)} in place of {expected.get(name)}" for name in differing if name not in modules]
     return "; ".join(told)
-
-
-def check_same_code(expected: Mapping[str, str], driver: str = "the driver") -> None:
-    """Refuse to work on this node with other code or versions than `expected`, which is `code_here()` on the driver.
-
-    Raises VpError that names what differs and what to do.
-    """
-    if differs := differences(expected):
-        raise VpError(
-            f"node {platform.node()} differs from {driver}: it has {differs}. Its results would have other keys: install the same "
-            "commit of vp and the same versions on all nodes"
-        )

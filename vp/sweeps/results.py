@@ -11,6 +11,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from vp.experiments import Result
+from vp.experiments.store import ConflictingResults
 from vp.machine.errors import VpError
 from vp.sweeps.grid import FIELDS, settings_of
 from vp.sweeps.stored import stored
@@ -36,16 +37,23 @@ class Table:
 
 
 def rows_of(tasks: Sequence[Task], device: str = "auto") -> Table:
-    """A row a Task: status `stored` or `missing`, its settings, and of a stored one what came out.
+    """A row a Task: status `stored`, `missing` or `conflict` (two results differ), its settings, and of a stored one what came out.
 
     top1 is in percent, with its Wilson interval low95 to high95; seconds are those of the run, in its process; provenance_* says
     with what and where it was computed. Raises VpError where no Task is stored.
     """
-    rows = [row_of(task, stored(task, device)) for task in tasks]
-    if all(row["status"] == "missing" for row in rows):
+    rows = [_row(task, device) for task in tasks]
+    if all(row["status"] != "stored" for row in rows):
         raise VpError(f"none of the {len(rows)} runs is in the store: perform them by `python -m vp sweep` first")
     outcome = (*OUTCOME, *(f"provenance_{key}" for key in PROVENANCE))
     return Table(("run", "seed", "status", "scale", "split", *SETTINGS, "weights_from", *outcome), rows)
+
+
+def _row(task: Task, device: str) -> Row:
+    try:
+        return row_of(task, stored(task, device))
+    except ConflictingResults:
+        return row_of(task, None) | {"status": "conflict"}
 
 
 def row_of(task: Task, result: Result | None) -> Row:
@@ -142,8 +150,8 @@ def check_formats(formats: Sequence[str]) -> None:
 
 
 def missing_of(table: Table) -> list[str]:
-    """NAME-sSEED of each run that is not in the store."""
-    return [f"{row['run']}-s{row['seed']}" for row in table.rows if row["status"] == "missing"]
+    """NAME-sSEED of each run that has no result in the store, or two that differ."""
+    return [f"{row['run']}-s{row['seed']}" for row in table.rows if row["status"] != "stored"]
 
 
 def best_by_validation(rows: Sequence[Mapping[str, Any]], cell: Sequence[str]) -> list[Mapping[str, Any]]:
